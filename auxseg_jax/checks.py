@@ -1,0 +1,75 @@
+"""Whether a config's fields are those of the functions they configure: asked before anything is read or compiled."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+
+import ml_collections
+
+from auxseg_jax import predict, sharding
+from auxseg_jax.data import dataset, loader, transforms
+from auxseg_jax.models.affinity import TaskAffinity
+from auxseg_jax.models.auxsegnet import AuxSegNet
+from auxseg_jax.pseudo import cam, fuse, random_walk, update
+from auxseg_jax.training import loop, losses, optimizer
+
+SUPERVISION = ("image_labels", "masks")
+
+
+def _keywords(function: Callable, *given_elsewhere: str) -> set[str]:
+    """Names of the keyword-only parameters, less those that do not come from the config."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - set(given_elsewhere)
+
+
+def _fields(module: type, *given_elsewhere: str) -> set[str]:
+    return {f.name for f in dataclasses.fields(module)} - {"parent", "name", *given_elsewhere}
+
+
+def _known(builder: str) -> dict[str, set[str]]:
+    """Section -> the fields it may and must have."""
+    source = dataset.source_of(builder)
+    training = {"epochs", "batch_size", "lr"}
+    return {
+        "mesh": _keywords(sharding.make_mesh),
+        "data": _keywords(dataset.prepare) | _keywords(source),
+        "loader": _keywords(loader.train_batches),
+        "augment": _keywords(transforms.augment, "mean", "std"),
+        "model": _fields(AuxSegNet, "num_classes", "affinity", "tasks"),
+        "pretrained": {"imagenet"},
+        "affinity": _fields(TaskAffinity) | {"cross_task", "refine", "normalize_rows"},
+        "tasks": {"cls", "sal"},
+        "loss": _keywords(losses.total),
+        "optimizer": _keywords(optimizer.make_optimizer, "lr"),
+        "classifier": training,
+        "stages": training | {"count"},
+        "log": _keywords(loop.fit),
+        "cam": _keywords(cam.multi_scale),
+        "fuse": _keywords(fuse.fuse),
+        "walk": _keywords(random_walk.random_walk),
+        "label_update": _keywords(update.updated_labels, "network", "walk", "fusion"),
+        "predict": _keywords(predict.segment),
+        "eval": _keywords(loader.PhotoReader, "mean", "std", "threads", "prefetch", "sizes"),
+    }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError that lists every unknown and every missing field, and values that cannot work together."""
+    known = _known(config.data.builder)
+    faults = []
+    for section, wanted in known.items():
+        found = set(config.get(section, {}))
+        faults += [f"{section}.{name}: there is no such field; there are {', '.join(sorted(wanted))}" for name in sorted(found - wanted)]
+        faults += [f"{section}.{name}: missing" for name in sorted(wanted - found)]
+    scalars = {"seed", "supervision", "compilation_cache"}
+    faults += [f"{name}: there is no such section" for name in sorted(set(config) - set(known) - scalars)]
+    faults += [f"{name}: missing" for name in sorted(scalars - set(config))]
+    if not faults:
+        if config.supervision not in SUPERVISION:
+            faults.append(f"supervision={config.supervision!r} is not one of {', '.join(SUPERVISION)}")
+        if config.supervision == "image_labels" and not config.tasks.cls:
+            faults.append("tasks.cls=False: without the classification branch there are no CAMs to make labels from (supervision=image_labels)")
+        if config.stages.count < 1:
+            faults.append(f"stages.count={config.stages.count}: must be at least 1")
+    if faults:
+        raise ValueError("the config cannot be used:\n  " + "\n  ".join(faults))

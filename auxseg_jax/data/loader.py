@@ -1,0 +1,178 @@
+"""Batches from a prepared data set, by Grain: augmented crops for training, whole photos in buckets for the rest.
+
+Training batch (numpy; B this host's photos, S the crop):
+  image float32 [B, S, S, 3] normalised, labels float32 [B, C]; in a stage also
+  segmentation int32 [B, S, S] (255 ignore), saliency float32 [B, S, S] (0..1, -1 padding)
+
+Batch of whole photos (H, W of the bucket; photos lie at the top left):
+  image float32 [B, H, W, 3] normalised (0 where padded), inside bool [B, H, W] (photo, not padding), mask bool [B] (a real
+  photo, not one that fills up the batch), labels float32 [B, C], saliency float32 [B, H, W] in 0..1
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain.python as grain
+import jax
+import numpy as np
+from etils import epath
+
+from auxseg_jax import files
+from auxseg_jax.data import features, transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class _Crop(grain.RandomMapTransform):
+    """Raw example -> augmented training example; targets are read from a folder of pseudo labels, by id."""
+
+    pseudo: epath.Path | None
+    options: dict[str, Any]
+
+    def random_map(self, raw: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        example = {"image": features.decode_image(raw["image"])}
+        if self.pseudo is not None:
+            name = raw["id"].decode()
+            example["saliency"] = files.read_plane(self.pseudo / "saliency" / f"{name}.png").astype(np.float32) / 255
+            example["segmentation"] = files.read_plane(self.pseudo / "segmentation" / f"{name}.png")
+        example = transforms.augment(example, rng, **self.options)
+        if "segmentation" in example:
+            example["segmentation"] = example["segmentation"].astype(np.int32)
+        return example | {"labels": raw["labels"].astype(np.float32)}
+
+
+def train_batches(
+    source: Any,
+    pseudo: epath.PathLike | None,
+    batch_size: int,
+    seed: int,
+    start: int,
+    options: dict[str, Any],
+    *,
+    threads: int,
+    prefetch: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches of augmented crops; order and augmentation are a function of (seed, epoch, index).
+
+    Args:
+      source: of `Dataset.photos`.
+      pseudo: folder with segmentation/<id>.png and saliency/<id>.png, or None for the classifier phase.
+      batch_size: over all hosts.
+      seed: of order and augmentation.
+      start: number of batches to skip (the step to resume at).
+      options: of `transforms.augment`.
+      threads, prefetch: of the reader.
+    """
+    hosts = jax.process_count()
+    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    data = data.random_map(_Crop(epath.Path(pseudo) if pseudo is not None else None, options))
+    data = data[jax.process_index() :: hosts]  # after random_map: before it, every host would draw the same numbers
+    data = data.batch(batch_size // hosts, drop_remainder=True)
+    iterator = iter(data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
+    iterator.set_state({"next_index": start})
+    return iterator
+
+
+def buckets(sizes: Sequence[tuple[int, int]], limit: int) -> dict[tuple[int, int], tuple[int, int]]:
+    """Maps each (H, W) to the size it is padded to: at most `limit` different ones, greedily the least padding.
+
+    Every bucket costs one compilation of each program that sees whole photos.
+    """
+    if limit < 1:
+        raise ValueError(f"loader.max_buckets must be at least 1, got {limit}")
+    step, groups = 1, {}
+    while True:  # a rough grid first, so that the pairs below stay few
+        groups = {}
+        for height, width in sizes:
+            groups.setdefault((-(-height // step) * step, -(-width // step) * step), []).append((height, width))
+        if len(groups) <= 64:
+            break
+        step *= 2
+    while len(groups) > limit:
+        waste = {}
+        keys = sorted(groups)
+        for i, a in enumerate(keys):
+            for b in keys[i + 1 :]:
+                joint = max(a[0], b[0]), max(a[1], b[1])
+                waste[a, b] = sum((joint[0] * joint[1] - k[0] * k[1]) * len(groups[k]) for k in (a, b)), joint
+        (a, b), (_, joint) = min(waste.items(), key=lambda item: (item[1][0], item[0]))
+        merged = groups.pop(a) + groups.pop(b)
+        groups.setdefault(joint, []).extend(merged)
+    return {size: bucket for bucket, members in groups.items() for size in members}
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoBatch:
+    """A batch of whole photos: what goes to the device, and what stays.
+
+    Attributes:
+      arrays: see the module.
+      ids: of the real photos, the first len(ids) of the batch.
+      sizes: their (H, W).
+    """
+
+    arrays: dict[str, np.ndarray]
+    ids: list[str]
+    sizes: list[tuple[int, int]]
+
+
+class PhotoReader:
+    """Plans the batches of a list of raw examples by size, and reads them: `for batch in reader`.
+
+    Args:
+      source: random access to dicts with id, image, size and, unless `image_only`, labels and saliency.
+      batch_size: photos a batch; the last one of a bucket is filled up by repeating a photo, with mask False.
+      mean, std: of the normalisation.
+      max_buckets: see `buckets`.
+      threads, prefetch: of the reader.
+      sizes: (H, W) of every photo, if they are known; else they are read from the source.
+    """
+
+    def __init__(
+        self, source: Any, *, batch_size: int, max_buckets: int, mean: Any, std: Any, threads: int, prefetch: int, sizes: Sequence | None = None
+    ):
+        self._source, self._batch_size, self._mean, self._std = source, batch_size, mean, std
+        self._threads, self._prefetch = threads, prefetch
+        if sizes is None:
+            sizes = [tuple(int(n) for n in source[i]["size"]) for i in range(len(source))]
+        self._sizes = [tuple(size) for size in sizes]
+        bucket_of = buckets(self._sizes, max_buckets)
+        members: dict[tuple[int, int], list[int]] = {}
+        for index, size in enumerate(self._sizes):
+            members.setdefault(bucket_of[size], []).append(index)
+        self._plan = [
+            (bucket, indices[i : i + batch_size]) for bucket, indices in sorted(members.items()) for i in range(0, len(indices), batch_size)
+        ]
+
+    @property
+    def num_photos(self) -> int:
+        """Number of photos in all."""
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[PhotoBatch]:
+        data = grain.MapDataset.source(self._plan).map(self._read)
+        return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)))
+
+    def _read(self, planned: tuple[tuple[int, int], list[int]]) -> PhotoBatch:
+        (height, width), indices = planned
+        raws = [self._source[i] for i in indices]
+        count = self._batch_size
+        arrays = {
+            "image": np.zeros((count, height, width, 3), np.float32),
+            "inside": np.zeros((count, height, width), bool),
+            "mask": np.arange(count) < len(raws),
+        }
+        for key, shape in (("labels", np.shape(raws[0].get("labels"))), ("saliency", (height, width))):
+            if key in raws[0]:
+                arrays[key] = np.zeros((count, *shape), np.float32)
+        for row in range(count):
+            raw = raws[min(row, len(raws) - 1)]
+            image = features.decode_image(raw["image"])
+            window = (row, slice(image.shape[0]), slice(image.shape[1]))
+            arrays["image"][window] = transforms.normalize(image, self._mean, self._std)
+            arrays["inside"][window] = True
+            if "labels" in raw:
+                arrays["labels"][row] = raw["labels"]
+            if "saliency" in raw:
+                arrays["saliency"][window] = files.decode_plane(raw["saliency"]).astype(np.float32) / 255
+        return PhotoBatch(arrays, [raw["id"].decode() for raw in raws], [self._sizes[i] for i in indices])

@@ -1,0 +1,241 @@
+"""`voc_folder`: any folder in VOC style as a data set.
+
+JPEGImages/<id>.jpg
+Saliency/<id>.png                        8-bit grey, 0..255, size of the photo
+SegmentationClass/<id>.png               optional, to evaluate: indexed or grey, 0 background, 1..C, 255 ignore
+ImageSets/Segmentation/<split>.txt       one id a line
+classes.txt                              one name a line, "background" first
+image_labels.txt                         "<id> <class> <class> ..."; an id alone has no foreground class
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+from PIL import Image
+
+from auxseg_jax import files
+from auxseg_jax.data import features
+
+
+class DataError(ValueError):
+    """Everything that is wrong with a data folder, one fault a line."""
+
+    def __init__(self, root: epath.PathLike, faults: Sequence[str]):
+        shown = "\n  ".join(faults[:100])
+        more = f"\n  and {len(faults) - 100} more" if len(faults) > 100 else ""
+        super().__init__(f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n  {shown}{more}")
+        self.faults = list(faults)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """The lists of a folder, read and checked; the pictures are not opened yet.
+
+    Attributes:
+      root: the folder.
+      classes: names, background first.
+      ids: {split: ids in the order of the file}.
+      labels: {id: uint8 [C] multi-hot}.
+      masks: the splits that have pixel labels.
+    """
+
+    root: epath.Path
+    classes: tuple[str, ...]
+    ids: dict[str, tuple[str, ...]]
+    labels: dict[str, np.ndarray]
+    masks: tuple[str, ...]
+
+    def photo(self, name: str) -> epath.Path:
+        """Path of a photo."""
+        return self.root / "JPEGImages" / f"{name}.jpg"
+
+    def saliency(self, name: str) -> epath.Path:
+        """Path of a saliency map."""
+        return self.root / "Saliency" / f"{name}.png"
+
+    def mask(self, name: str) -> epath.Path:
+        """Path of a mask."""
+        return self.root / "SegmentationClass" / f"{name}.png"
+
+    def digest(self) -> str:
+        """Hash of the lists and of every file's name, size and time: the prepared copy is stale when it changes."""
+        state = hashlib.sha256(repr((str(self.root), self.classes, self.ids, self.masks)).encode())
+        for name in sorted(self.labels):
+            state.update(name.encode() + self.labels[name].tobytes())
+        for split, names in self.ids.items():
+            for name in names:
+                for path in (self.photo(name), self.saliency(name), *([self.mask(name)] if split in self.masks else [])):
+                    stat = path.stat()
+                    state.update(f"{path.name} {stat.length} {stat.mtime}".encode())
+        return state.hexdigest()[:16]
+
+
+def read_folder(root: str, splits: Sequence[str]) -> Folder:
+    """Reads the lists of `root` for the splits named, and checks that every file they name is there.
+
+    Raises:
+      DataError: with every fault found.
+    """
+    path = epath.Path(root).expanduser()
+    if not path.is_dir():
+        raise DataError(root, ["there is no such folder (config.data.root)"])
+    faults: list[str] = []
+    classes = _read_classes(path / "classes.txt", faults)
+    labels = _read_labels(path / "image_labels.txt", classes, faults)
+    ids = {split: _read_split(path / "ImageSets" / "Segmentation" / f"{split}.txt", faults) for split in splits}
+    for a, b in [(a, b) for i, a in enumerate(ids) for b in list(ids)[i + 1 :]]:
+        faults += [f"{name}: is in split {a} and in split {b}" for name in ids[a] if name in set(ids[b])]
+    folder = Folder(path, classes, ids, labels, ())
+    listed = {kind: _names(path / kind) for kind in ("JPEGImages", "Saliency", "SegmentationClass")}
+    with_masks = []
+    for split, names in ids.items():
+        for name in names:
+            if name not in labels and (path / "image_labels.txt").exists():
+                faults.append(f"{name}: split {split} names it, image_labels.txt does not")
+            if f"{name}.jpg" not in listed["JPEGImages"]:
+                faults.append(f"{name}: no photo JPEGImages/{name}.jpg")
+            if f"{name}.png" not in listed["Saliency"]:
+                faults.append(f"{name}: no saliency map Saliency/{name}.png")
+        without = [name for name in names if f"{name}.png" not in listed["SegmentationClass"]]
+        if len(without) < len(names):
+            with_masks.append(split)
+            faults += [f"{name}: no mask SegmentationClass/{name}.png, but other photos of split {split} have one" for name in without]
+    if faults:
+        raise DataError(path, faults)
+    return dataclasses.replace(folder, masks=tuple(with_masks))
+
+
+def check_pictures(folder: Folder) -> None:
+    """Decodes every photo, saliency map and mask of the folder's splits; raises DataError with every fault found."""
+    jobs = [(folder, name, split in folder.masks) for split, names in folder.ids.items() for name in names]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = [fault for found in pool.map(_picture_faults, *zip(*jobs, strict=True)) for fault in found]
+    if faults:
+        raise DataError(folder.root, faults)
+
+
+def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
+    faults = []
+    try:
+        size = features.decode_image(folder.photo(name).read_bytes()).shape[:2]
+        with Image.open(io.BytesIO(folder.photo(name).read_bytes())) as image:
+            image.load()  # unlike OpenCV, raises on a truncated file
+    except (OSError, ValueError) as error:
+        return [f"{name}: JPEGImages/{name}.jpg cannot be read: {error}"]
+    for path in [folder.saliency(name)] + [folder.mask(name)] * has_mask:
+        where = f"{name}: {path.parent.name}/{path.name}"
+        try:
+            plane = files.decode_plane(path.read_bytes())
+        except (OSError, ValueError) as error:
+            faults.append(f"{where} cannot be read: {error}")
+            continue
+        if plane.shape != size:
+            faults.append(f"{where} is {plane.shape[1]}x{plane.shape[0]}, the photo {size[1]}x{size[0]}")
+        if path == folder.mask(name):
+            strange = np.setdiff1d(plane, [*range(len(folder.classes)), files.IGNORE])
+            if strange.size:
+                faults.append(f"{where} holds class indices {strange[:5].tolist()}; classes.txt ends at {len(folder.classes) - 1}")
+    return faults
+
+
+def _names(path: epath.Path) -> set[str]:
+    return {p.name for p in path.iterdir()} if path.is_dir() else set()
+
+
+def _read_lines(path: epath.Path, faults: list[str]) -> list[tuple[int, str]]:
+    """(line number, stripped line) of the lines that are not empty."""
+    if not path.exists():
+        faults.append(f"{path.name}: there is no file {path}")
+        return []
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        faults.append(f"{path.name}: not a text file ({error})")
+        return []
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _read_classes(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
+    names = tuple(line for _, line in _read_lines(path, faults))
+    if names and names[0] != "background":
+        faults.append(f"classes.txt: the first line must be 'background', found {names[0]!r}")
+    if path.exists() and not 2 <= len(names) <= files.IGNORE:
+        faults.append(f"classes.txt: needs 'background' and 1 to 254 classes, found {len(names)} lines")
+    faults += [f"classes.txt: {name!r} stands there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    return names
+
+
+def _read_labels(path: epath.Path, classes: tuple[str, ...], faults: list[str]) -> dict[str, np.ndarray]:
+    labels: dict[str, np.ndarray] = {}
+    for number, line in _read_lines(path, faults):
+        name, *present = line.split()
+        where = f"image_labels.txt line {number}"
+        if name in labels:
+            faults.append(f"{where}: {name} has a line already")
+        labels[name] = np.zeros(max(len(classes) - 1, 0), np.uint8)
+        for label in present:
+            if label in classes[1:]:
+                labels[name][classes.index(label) - 1] = 1
+            elif classes:
+                faults.append(f"{where}: {name} has the class {label!r}, which classes.txt does not name")
+    return labels
+
+
+def _read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
+    names: list[str] = []
+    lines = _read_lines(path, faults)
+    for number, name in lines:
+        if "/" in name or "\\" in name or name in (".", "..") or len(name.split()) != 1:
+            faults.append(f"{path.name} line {number}: {name!r} is not an id (a plain file name without folder and ending)")
+        elif name in names:
+            faults.append(f"{path.name} line {number}: {name} stands there twice")
+        else:
+            names.append(name)
+    if not lines and path.exists():
+        faults.append(f"{path.name}: names no photo")
+    return tuple(names)
+
+
+class VocFolder(tfds.core.GeneratorBasedBuilder):
+    """See the module. `folder` is what `read_folder` gave; it may be None to read what was prepared."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = features.builder_configs()
+
+    def __init__(self, *, folder: Folder | None = None, **kwargs):
+        self._folder = folder
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return features.dataset_info(self, self._folder.classes, "jpeg")
+
+    def _split_generators(self, dl_manager) -> dict:
+        masks_only = self.builder_config.name == features.MASKS
+        splits = self._folder.masks if masks_only else tuple(self._folder.ids)
+        return {split: self._generate_examples(split) for split in splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
+        folder = self._folder
+        for name in folder.ids[split]:
+            if self.builder_config.name == features.MASKS:
+                mask = files.read_plane(folder.mask(name))
+                yield name, {"id": name, "segmentation": features.encode_png(mask)}
+            else:
+                saliency = files.read_plane(folder.saliency(name))
+                yield (
+                    name,
+                    {
+                        "id": name,
+                        "image": folder.photo(name).read_bytes(),
+                        "labels": folder.labels[name],
+                        "saliency": features.encode_png(saliency),
+                        "size": np.array(saliency.shape, np.int32),
+                    },
+                )

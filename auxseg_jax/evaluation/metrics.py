@@ -1,0 +1,107 @@
+"""Metrics, as sums that add over photos and hosts and are divided once. Figures in percent."""
+
+import numpy as np
+
+from auxseg_jax.files import IGNORE
+
+
+def confusion(prediction: np.ndarray, truth: np.ndarray, num_labels: int) -> np.ndarray:
+    """Counts int64 [num_labels, num_labels + 1]: rows true label, columns predicted label, last column 255 in the prediction.
+
+    Pixels whose truth is 255 are left out.
+
+    Raises:
+      ValueError: shapes differ, or a label is neither below `num_labels` nor 255.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction is {prediction.shape}, truth {truth.shape}")
+    counts = truth != IGNORE
+    rows, columns = truth[counts].astype(np.int64), prediction[counts].astype(np.int64)
+    columns = np.where(columns == IGNORE, num_labels, columns)
+    if rows.size and (rows.max() >= num_labels or columns.max() > num_labels):
+        raise ValueError(f"labels reach {max(rows.max(), columns.max())}, there are {num_labels}")
+    width = num_labels + 1
+    return np.bincount(rows * width + columns, minlength=num_labels * width).reshape(num_labels, width)
+
+
+def iou_scores(counts: np.ndarray) -> dict[str, float | list[float | None]]:
+    """Scores of a `confusion` matrix; classes with neither truth nor prediction are left out of every mean.
+
+    Returns:
+      miou: pixels with 255 in the prediction are left out (convention a).
+      miou_255_as_miss: they count as missed (convention b); precision and recall are its means of TP / predicted and
+        TP / true.
+      per_class: IoU of convention (b) a class, None if absent. The two conventions agree where nothing is 255.
+    """
+    square = counts[:, :-1].astype(np.float64)
+    hits = np.diag(square)
+    predicted, labelled, true = square.sum(0), square.sum(1), counts.sum(1).astype(np.float64)
+    strict = _ratio(hits, true + predicted - hits)
+    return {
+        "miou": _mean(_ratio(hits, labelled + predicted - hits)),
+        "miou_255_as_miss": _mean(strict),
+        "precision": _mean(_ratio(hits, predicted)),
+        "recall": _mean(_ratio(hits, true)),
+        "per_class": [None if np.isnan(v) else float(v) for v in strict],
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Percent; NaN where there is nothing to divide by."""
+    return np.divide(100.0 * part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if present.size else 0.0
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the precision-recall steps of one class: scores [P], labels [P] of 0/1; NaN without a positive.
+
+    Photos of equal score enter together, so the result does not depend on their order.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    hits = np.cumsum(labels[order] > 0)[ends]
+    if hits.size == 0 or hits[-1] == 0:
+        return float("nan")
+    return float(100 * np.sum(np.diff(hits, prepend=0) * hits / (ends + 1)) / hits[-1])
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of `average_precision`; scores and labels [P, C]."""
+    return _mean(np.array([average_precision(s, y) for s, y in zip(scores.T, labels.T, strict=True)]))
+
+
+class SaliencyScore:
+    """Mean absolute error and maximal F measure (beta^2 = 0.3) of saliency maps, added photo by photo.
+
+    Precision and recall are averaged over the photos that have foreground, at each of the 255 thresholds.
+    """
+
+    def __init__(self):
+        self._error, self._photos, self._with_object = 0.0, 0, 0
+        self._precision, self._recall = np.zeros(255), np.zeros(255)
+
+    def add(self, saliency: np.ndarray, truth: np.ndarray) -> None:
+        """Adds one photo: saliency uint8 [H, W], truth the pixel labels [H, W] (0 background, 255 left out)."""
+        counts = truth != IGNORE
+        if not counts.any():
+            return
+        values, is_object = saliency[counts], truth[counts] > 0
+        self._error += np.abs(values / 255 - is_object).mean()
+        self._photos += 1
+        if not is_object.any():
+            return
+        hits = np.bincount(values[is_object], minlength=256)[::-1].cumsum()[:255]  # values >= 255, 254, ..., 1
+        selected = np.bincount(values, minlength=256)[::-1].cumsum()[:255]
+        self._precision += hits / np.maximum(selected, 1)
+        self._recall += hits / is_object.sum()
+        self._with_object += 1
+
+    def result(self) -> dict[str, float]:
+        """{"saliency_mae", "saliency_max_f"}, percent."""
+        precision, recall = (x / max(self._with_object, 1) for x in (self._precision, self._recall))
+        f_measure = 1.3 * precision * recall / np.maximum(0.3 * precision + recall, 1e-12)
+        return {"saliency_mae": 100 * self._error / max(self._photos, 1), "saliency_max_f": float(100 * f_measure.max())}

@@ -1,0 +1,101 @@
+"""Pseudo labels of a whole split: the initial ones from CAMs, and their update by the network of a stage.
+
+Both write <output>/segmentation/<id>.png (indexed, 255 ignore) and <output>/saliency/<id>.png (grey, 255 = salient).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from auxseg_jax import files, passes, platform, sharding
+from auxseg_jax.data.loader import PhotoReader
+from auxseg_jax.models.auxsegnet import final
+from auxseg_jax.models.layers import resize_bilinear
+from auxseg_jax.pseudo import cam as cam_lib
+from auxseg_jax.pseudo.fuse import fuse
+from auxseg_jax.pseudo.random_walk import random_walk
+
+
+def initial_labels(params: dict, batch: dict, *, network: nn.Module, cam: Any, fusion: Any) -> dict[str, jax.Array]:
+    """Labels of a batch of whole photos from the classifier's CAMs and the off-the-shelf saliency.
+
+    Args:
+      params, network: the classifier (its dense branches are not run).
+      batch: see `data.loader`.
+      cam: `scales` and `flip` of `cam.multi_scale`.
+      fusion: options of `fuse`.
+    """
+    size = batch["image"].shape[1:3]
+    maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], size, **cam)
+    labels = fuse(maps, batch["saliency"], batch["labels"], **fusion)
+    return {"segmentation": labels, "saliency": _to_uint8(batch["saliency"])}
+
+
+def updated_labels(
+    params: dict,
+    batch: dict,
+    *,
+    network: nn.Module,
+    walk: Any,
+    fusion: Any,
+    scales: Sequence[float],
+    flip: bool,
+    renormalize: bool,
+    saliency_threshold: float,
+) -> dict[str, jax.Array]:
+    """Labels of a batch of whole photos by the network of a stage.
+
+    CAM <- random walk of the CAM on the (cross-task) pairwise affinity; S <- (sigmoid(P_sal) + S0) / 2 with the
+    off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S0 does.
+
+    Args:
+      params, network: of the stage.
+      batch: see `data.loader`.
+      walk: options of `random_walk`.
+      fusion: options of `fuse`.
+      scales, flip: views of the CAM.
+      renormalize: the CAM is scaled to a maximum of 1 again after the walk.
+      saliency_threshold: in the place of the one in `fusion`.
+    """
+    size = batch["image"].shape[1:3]
+    outputs = network.apply({"params": params}, batch["image"], inside=batch["inside"])
+    grid = outputs["cam"].shape[1:3]
+    maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], grid, scales=scales, flip=flip)
+    if "affinity" in outputs:
+        maps = random_walk(maps, outputs["affinity"], **walk)
+        if renormalize:
+            maps = cam_lib.normalize(maps)
+    saliency = batch["saliency"]
+    if "sal" in outputs:
+        predicted = resize_bilinear(jax.nn.sigmoid(final(outputs["sal"])), size)[..., 0]
+        saliency = (predicted + saliency) / 2
+    fusion = dict(fusion) | {"saliency_threshold": saliency_threshold}
+    labels = fuse(resize_bilinear(maps, size), saliency, batch["labels"], **fusion)
+    return {"segmentation": labels, "saliency": _to_uint8(saliency)}
+
+
+def write_labels(name: str, labels_of: Callable[[dict, dict], dict], params: dict, reader: PhotoReader, output: epath.PathLike, mesh: Mesh) -> None:
+    """One pass over the photos of `reader`: jits `labels_of(params, batch)` and writes its maps under `output`."""
+    output = epath.Path(output)
+    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    function = platform.jit(labels_of, in_shardings=(whole, split), out_shardings=split)
+
+    def write(key: str, row: dict[str, np.ndarray]) -> None:
+        files.write_label_png(output / "segmentation" / f"{key}.png", row["segmentation"])
+        files.write_grey_png(output / "saliency" / f"{key}.png", row["saliency"])
+
+    passes.run(name, lambda batch: function(params, batch), reader, write, mesh)
+
+
+def _cam_of(network: nn.Module, params: dict) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return lambda image, inside: network.apply({"params": params}, image, inside=inside, dense=False)["cam"]
+
+
+def _to_uint8(probability: jax.Array) -> jax.Array:
+    return jnp.round(255 * probability).astype(jnp.uint8)

@@ -1,0 +1,269 @@
+"""The outer loop: classifier -> CAM -> pseudo labels -> stages of training and update -> evaluation.
+
+Every phase has a folder and leaves DONE.json there, last; a run that was stopped goes on at the first phase without one,
+and inside it at the last checkpoint. Workdir:
+
+    config.json, manifest.json, metrics.jsonl, tensorboard/
+    classifier/{checkpoints,params,DONE.json}
+    cam/pseudo/{segmentation,saliency}/<id>.png        initial pseudo labels, of stage 0
+    stage_00/{checkpoints,params,DONE.json}            training on the labels of the phase before
+    stage_00/val/<id>.png                              segmentation of the validation split
+    stage_00/pseudo/{segmentation,saliency}/<id>.png   updated labels, of stage 1
+    predictions/                                       of the last stage, as stage_XX/val
+    results.json
+"""
+
+import functools
+import glob
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from auxseg_jax import checks, files, platform, predict, sharding, trees
+from auxseg_jax.data import dataset as dataset_lib
+from auxseg_jax.data import loader
+from auxseg_jax.evaluation import metrics, score
+from auxseg_jax.models import auxsegnet, pretrained
+from auxseg_jax.pseudo import update
+from auxseg_jax.report import manifest
+from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
+from auxseg_jax.training.writer import Writer, console
+
+
+class Run:
+    """What every phase needs: config, data, network, mesh, writer."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: epath.Path, writer: Writer):
+        self.config, self.workdir, self.writer = config, workdir, writer
+        self.mesh: Mesh = sharding.make_mesh(**config.mesh)
+        for section in (config.classifier, config.stages, config.eval):
+            sharding.check_batch_size(section.batch_size, self.mesh)
+        self.data = dataset_lib.prepare(**config.data)
+        self.network = build_network(config, self.data.num_classes)
+
+    def params(self, directory: epath.PathLike) -> dict:
+        """Parameters that a phase left."""
+        return checkpoint.load_params(directory, abstract_params(self.network, self.config), self.mesh)
+
+    def reader(self, split: str) -> loader.PhotoReader:
+        """Whole photos of a split."""
+        return make_reader(self.config, self.data.photos(split))
+
+
+def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
+    """Runs what is left of the whole method under `workdir`; returns what results.json holds.
+
+    Raises:
+      ValueError: the config has unknown or missing fields, all listed; or the workdir belongs to another
+        config, and then the message says which fields differ.
+    """
+    workdir = epath.Path(workdir).expanduser()
+    checks.check(config)
+    claim(config, workdir)
+    results = workdir / "results.json"
+    if results.exists():
+        console.print(f"{workdir} is finished; these are its results.")
+        return files.read_json(results)
+    with Writer(workdir) as writer:
+        this = Run(config, workdir, writer)
+        files.write_json(workdir / "manifest.json", manifest.collect(config, this.data))
+        outcome = _phases(this)
+    files.write_json(results, outcome)
+    return outcome
+
+
+def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike) -> int:
+    """Segments the photos that `pattern` names with the last trained stage of `workdir`; returns how many.
+
+    Writes <output>/<name>.png, indexed with the VOC palette, in the photo's own size.
+
+    Raises:
+      FileNotFoundError: no finished stage in the workdir, or no photo.
+      ValueError: photos that cannot be read, all of them by name; nothing is written then.
+    """
+    workdir = epath.Path(workdir).expanduser()
+    stages = sorted(path.parent for path in workdir.glob(f"stage_*/{files.DONE}"))
+    if not stages:
+        raise FileNotFoundError(f"{workdir} holds no trained stage (stage_*/{files.DONE}); train first: --mode=train")
+    paths = sorted(epath.Path(name) for name in glob.glob(os.path.expanduser(pattern), recursive=True))
+    if not paths:
+        raise FileNotFoundError(f"no file matches --input={pattern!r}")
+    config = ml_collections.ConfigDict(files.read_json(workdir / "config.json"))
+    classes = files.read_json(workdir / "manifest.json")["data"]["classes"]
+    platform.set_compilation_cache(config.compilation_cache)
+    mesh = sharding.make_mesh(**config.mesh)
+    network = build_network(config, len(classes) - 1)
+    params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
+    photos = predict.PhotoFiles(paths)
+    reader = make_reader(config, photos, photos.sizes)
+    predict.segment(f"segmentation by {stages[-1].name}", network, params, reader, output, mesh, **config.predict)
+    return len(paths)
+
+
+def build_network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:
+    """The network that a config describes."""
+    return auxsegnet.build(num_classes=num_classes, model=config.model, affinity=config.affinity, tasks=config.tasks)
+
+
+def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigDict) -> dict:
+    """Shapes of all parameters."""
+    image = jax.ShapeDtypeStruct((1, config.augment.crop, config.augment.crop, 3), np.float32)
+    return jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+
+
+def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]] | None = None) -> loader.PhotoReader:
+    """Whole photos of a source, batched as `config.eval` says."""
+    return loader.PhotoReader(source, **config.eval, **config.loader, **auxsegnet.normalisation(config.model), sizes=sizes)
+
+
+def claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+    """Writes config.json into a new workdir; refuses one whose config.json differs."""
+    path = workdir / "config.json"
+    ours = manifest.plain(config)
+    if not path.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise ValueError(f"{workdir} is not empty and holds no config.json, so it is no workdir; choose another --workdir")
+        files.write_json(path, ours)
+        return
+    old, new = (ml_collections.ConfigDict(c) for c in (files.read_json(path), ours))
+    old, new = (trees.flatten(c.to_dict()) for c in (old, new))
+    missing = object()
+    changed = [key for key in sorted(old | new) if old.get(key, missing) != new.get(key, missing)]
+    if changed:
+        lines = [f"{k.replace('/', '.')}: {old.get(k, '(absent)')!r} there, {new.get(k, '(absent)')!r} now" for k in changed]
+        raise ValueError(
+            f"{workdir} belongs to a run with another config:\n  " + "\n  ".join(lines) + "\nChoose another --workdir, or delete this one."
+        )
+
+
+def _phases(this: Run) -> dict[str, Any]:
+    config, workdir, data = this.config, this.workdir, this.data
+    weak = config.supervision == "image_labels"
+    evaluate = {split: data.has_masks(split) for split in (data.train_split, data.val_split)}
+    seconds: dict[str, float] = {}
+    outcome: dict[str, Any] = {"classifier": {}, "pseudo": [], "stages": [], "final": {}}
+
+    def phase(name: str, work: Callable[[epath.Path], dict]) -> dict:
+        done = workdir / name / files.DONE
+        if not done.exists():
+            started = time.monotonic()
+            result = work(workdir / name)
+            files.write_json(done, {"seconds": round(time.monotonic() - started, 1)} | result)
+        result = files.read_json(done)
+        seconds[name] = result.pop("seconds")
+        return result
+
+    outcome["classifier"] = phase("classifier", functools.partial(_train_classifier, this))
+    labels = workdir / "cam" / "pseudo"
+    if weak:
+        phase("cam", functools.partial(_initial_labels, this, params=workdir / "classifier" / "params"))
+    else:
+        phase("cam", functools.partial(_labels_from_masks, this))
+    if evaluate[data.train_split]:
+        scores = phase("cam/score", lambda _: score.score_pseudo(labels, data, data.train_split))
+        outcome["pseudo"].append({"stage": "initial"} | scores)
+    params = workdir / "classifier" / "params"
+    for index in range(config.stages.count):
+        name = f"stage_{index:02d}"
+        phase(name, functools.partial(_train_stage, this, index=index, start=params, labels=labels))
+        params = workdir / name / "params"
+        phase(f"{name}/val", functools.partial(_predict_val, this, params=params))
+        if evaluate[data.val_split]:
+            scores = phase(f"{name}/score", lambda _, name=name: score.score_predictions(workdir / name / "val", data, data.val_split))
+            outcome["stages"].append({"stage": index} | scores)
+        if weak:
+            phase(f"{name}/pseudo", functools.partial(_update_labels, this, params=params))
+            labels = workdir / name / "pseudo"
+            if evaluate[data.train_split]:
+                scores = phase(f"{name}/pseudo_score", lambda _, labels=labels: score.score_pseudo(labels, data, data.train_split))
+                outcome["pseudo"].append({"stage": index} | scores)
+    if outcome["stages"]:
+        outcome["final"] = dict(outcome["stages"][-1])
+    if not weak:
+        outcome["fully_supervised"] = True
+    return outcome | {"seconds": seconds, "config": manifest.plain(config), "manifest": files.read_json(workdir / "manifest.json")}
+
+
+def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
+    config = this.config
+    crop = config.augment.crop
+    params = step.init_params(this.network, (crop, crop), config.seed, this.mesh)
+    if config.pretrained.imagenet:
+        params["backbone"] = pretrained.load_backbone(config.model.backbone.name, params["backbone"])
+    if config.tasks.cls:
+        section = config.classifier
+        untouched = [f"{name}(/.*)?" for name in params if name not in ("backbone", "cls_head")]
+        params = _fit(this, "classifier", directory, params, section, None, losses.classifier_loss, dense=False, frozen=untouched, phase_seed=0)
+    checkpoint.save_params(directory / "params", params)
+    if not config.tasks.cls:
+        return {}
+    logits, labels = predict.classify("classifier mAP", this.network, params, this.reader(this.data.val_split), this.mesh)
+    return {"map": metrics.mean_average_precision(logits, labels)}
+
+
+def _train_stage(this: Run, directory: epath.Path, *, index: int, start: epath.Path, labels: epath.Path) -> dict[str, Any]:
+    params = this.params(start)
+    section = this.config.stages
+    params = _fit(this, f"stage_{index:02d}", directory, params, section, labels, losses.stage_losses, dense=True, frozen=[], phase_seed=index + 1)
+    checkpoint.save_params(directory / "params", params)
+    return {}
+
+
+def _fit(this: Run, name, directory, params, section, labels, loss_function, *, dense, frozen, phase_seed) -> dict:
+    """Trains `params` for `section.epochs` and returns them. The seeds of a phase are (seed, phase)."""
+    config = this.config
+    source = this.data.photos(this.data.train_split)
+    steps = max(math.ceil(section.epochs * len(source) / section.batch_size), 1)
+    options = dict(config.optimizer) | {"lr": section.lr, "frozen": [*config.optimizer.frozen, *frozen]}
+    transform = optimizer.make_optimizer(params, steps, **options)
+    seed = int(np.random.SeedSequence([config.seed, phase_seed]).generate_state(1)[0])
+    train_step = step.make_train_step(
+        this.network, transform, loss_function, dict(config.loss), this.mesh, dense=dense, frozen=options["frozen"], seed=seed
+    )
+    augmentation = dict(config.augment) | auxsegnet.normalisation(config.model)
+    batches = functools.partial(loader.train_batches, source, labels, section.batch_size, seed, options=augmentation, **config.loader)
+    state = step.create_state(params, transform, this.mesh)
+    state = loop.fit(name, state, train_step, batches, steps, directory / "checkpoints", this.writer, this.mesh, **config.log)
+    return state.params
+
+
+def _initial_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
+    config = this.config
+    labels_of = functools.partial(update.initial_labels, network=this.network, cam=dict(config.cam), fusion=dict(config.fuse))
+    params = this.params(params)
+    update.write_labels("CAM and initial labels", labels_of, params, this.reader(this.data.train_split), directory / "pseudo", this.mesh)
+    return {}
+
+
+def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
+    """Fully supervised: the masks of the training split serve as its pseudo labels."""
+    for name, mask in this.data.masks(this.data.train_split):
+        files.write_label_png(directory / "pseudo" / "segmentation" / f"{name}.png", mask)
+        salient = ((mask > 0) & (mask != files.IGNORE)).astype(np.uint8) * 255
+        files.write_grey_png(directory / "pseudo" / "saliency" / f"{name}.png", salient)
+    return {}
+
+
+def _update_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
+    config = this.config
+    labels_of = functools.partial(
+        update.updated_labels, network=this.network, walk=dict(config.walk), fusion=dict(config.fuse), **config.label_update
+    )
+    params = this.params(params)
+    update.write_labels(f"{directory.parent.name} label update", labels_of, params, this.reader(this.data.train_split), directory, this.mesh)
+    return {}
+
+
+def _predict_val(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
+    params = this.params(params)
+    name = f"{directory.parent.name} segmentation of {this.data.val_split}"
+    predict.segment(name, this.network, params, this.reader(this.data.val_split), directory, this.mesh, **this.config.predict)
+    return {}

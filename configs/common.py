@@ -1,0 +1,61 @@
+"""What the configs share: every field there is, with the defaults of preset `plus`.
+
+A section is handed, field by field, to the function it configures; a name that the function does not know is an error
+before anything is compiled. The README's table says what each field does.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """AuxSegNet+ on a data set that the caller fills in."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.supervision = "image_labels"  # "masks": the fully supervised run
+    config.compilation_cache = "~/.cache/auxseg_jax/xla"
+    config.mesh = {"data": -1}
+    config.data = {"builder": "", "train_split": "train", "val_split": "val", "cache_dir": "~/.cache/auxseg_jax/data"}
+    config.loader = {"threads": 2, "prefetch": 8}
+    config.augment = {"crop": 321, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.3}
+
+    config.model = {
+        "backbone": {"name": "", "output_stride": 8},
+        "channels": 128,
+        "dilations": (6, 12, 18),
+        "head_conv": True,
+        "dropout": 0.5,
+    }
+    config.pretrained = {"imagenet": True}  # weights of the backbone
+    config.affinity = {
+        "pairwise": True,
+        "unary": True,
+        "cross_task": True,
+        "refine": "both",
+        "whiten": False,
+        "scale": False,
+        "normalize_rows": False,
+    }
+    config.tasks = {"cls": True, "sal": True}
+
+    config.loss = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
+    config.optimizer = {
+        "power": 0.9,
+        "warmup": 0,
+        "clip_norm": 0.0,
+        "momentum": 0.9,
+        "weight_decay": 1e-5,
+        "heads": (r"(cls|seg|sal)_.*", r"cross_.*"),
+        "head_multiplier": 10.0,
+        "frozen": (),
+    }
+    config.classifier = {"epochs": 15, "batch_size": 8, "lr": 1e-3}
+    config.stages = {"count": 5, "epochs": 10, "batch_size": 8, "lr": 1e-3}
+    config.log = {"log_every": 20, "checkpoint_every": 200}
+
+    config.cam = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True}
+    config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "background", "empty_is_background": True}
+    config.walk = {"beta": 1.0, "steps": 1, "normalize": False}
+    config.label_update = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True, "renormalize": True, "saliency_threshold": 0.5}
+    config.predict = {"scales": (1.0,), "flip": False}
+    config.eval = {"batch_size": 8, "max_buckets": 4}
+    return config

@@ -1,0 +1,28 @@
+"""The whole method on generated photos, in minutes on a laptop: `make demo`.
+
+python launch.py --config=configs/demo.py --workdir=workdirs/demo
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Three stages on 400 photos of four kinds of figures."""
+    config = common.get_config()
+    config.data.update({"builder": "shapes", "seed": 0, "sizes": ((96, 96), (80, 112)), "train_photos": 400, "val_photos": 100})
+    config.augment.crop = 80
+    config.augment.jitter = 0.2
+    config.model.backbone = {"name": "tiny", "output_stride": 4, "width": 64}
+    config.model.channels = 32
+    config.model.dilations = (1, 2, 3)
+    config.model.dropout = 0.2
+    config.pretrained.imagenet = False
+    config.optimizer.head_multiplier = 1.0
+    config.classifier.update({"epochs": 16, "batch_size": 16, "lr": 1e-1})
+    config.stages.update({"count": 3, "epochs": 4, "batch_size": 16, "lr": 2e-2})
+    config.cam.scales = (1.0, 1.5)
+    config.label_update.scales = (1.0, 1.5)
+    config.eval.batch_size = 16
+    return config

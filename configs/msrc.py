@@ -1,0 +1,38 @@
+"""MSRC v2: 315 + 135 real photos, 14 classes; any folder in VOC style of that size will do.
+
+python launch.py --config=configs/msrc.py --config.data.root=DIR --workdir=W
+python launch.py --config=configs/msrc.py:full --config.data.root=DIR --workdir=W    fully supervised, trained on the masks
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Preset `plus` with EfficientNet-Lite0 at stride 16.
+
+    Args:
+      arg: "full" trains on the masks of the training split instead of pseudo labels, to compare with.
+    """
+    if arg not in ("", "full"):
+        raise ValueError(f"configs/msrc.py takes no argument or :full, not {arg!r}")
+    config = common.get_config()
+    config.data.builder = "voc_folder"
+    config.data.root = ""
+    config.supervision = "masks" if arg == "full" else "image_labels"
+
+    # The photos are small (320 x 213). At stride 16 thin objects vanish, so the network sees them enlarged.
+    config.augment.crop = 256
+    config.augment.scale = (1.0, 2.0)
+    config.predict.scales = (1.5,)
+    config.model.backbone = {"name": "efficientnet_lite0", "output_stride": 16, "head": True}
+    config.model.dilations = (3, 6, 9)  # the paper's rates, halved with the grid
+
+    config.optimizer.head_multiplier = 5.0
+    config.optimizer.warmup = 20
+    config.optimizer.clip_norm = 5.0
+    config.optimizer.frozen = (r"backbone/.*_bn/.*", r"backbone/stem/.*", r"backbone/blocks_[0-2]/.*")
+    config.classifier.update({"epochs": 10, "lr": 1e-2})
+    config.stages.update({"count": 3, "epochs": 8, "lr": 3e-3})
+    return config

@@ -1,0 +1,24 @@
+"""The whole method in seconds, on generated photos: for the tests. Its figures mean nothing.
+
+python launch.py --config=configs/tiny.py --workdir=workdirs/tiny
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Two stages of a few steps."""
+    config = common.get_config()
+    config.data.update({"builder": "shapes", "seed": 0, "sizes": ((32, 32), (24, 40)), "train_photos": 16, "val_photos": 8})
+    config.augment.crop = 32
+    config.model.backbone = {"name": "tiny", "output_stride": 8, "width": 16}
+    config.model.channels = 8
+    config.model.dilations = (1, 2, 3)
+    config.pretrained.imagenet = False
+    config.classifier.update({"epochs": 4, "lr": 1e-3})
+    config.stages.update({"count": 2, "epochs": 2, "lr": 1e-3})
+    config.log.update({"log_every": 1, "checkpoint_every": 2})
+    config.cam.scales = (1.0, 1.5)
+    return config

@@ -1,0 +1,118 @@
+"""The affinity module against plain numpy, at 7 x 5 positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from auxseg_jax import trees
+from auxseg_jax.models import affinity
+
+HEIGHT, WIDTH, CHANNELS = 7, 5, 6
+# float32 sums of at most 35 x 6 products of order 1
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-6}
+
+
+def softmax(x, axis=-1):
+    e = np.exp(x - x.max(axis, keepdims=True))
+    return e / e.sum(axis, keepdims=True)
+
+
+def randomised(params, rng):
+    """Zero-initialised biases would hide mistakes."""
+    return jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.5, p.shape), jnp.float32), params)
+
+
+def twin(params, features, *, pairwise, unary, whiten, scale, inside=None):
+    p = {name: np.asarray(value, np.float64) for name, value in trees.flatten(params).items()}
+    enhanced, affinities, attentions = [], [], []
+    for b, one in enumerate(np.asarray(features, np.float64)):
+        flat = one.reshape(-1, CHANNELS)
+        keep = np.ones(len(flat), bool) if inside is None else inside[b].reshape(-1)
+        value = flat @ p["g/kernel"] + p["g/bias"]
+        gathered = np.zeros_like(flat)
+        if pairwise:
+            query, key = flat @ p["theta/kernel"] + p["theta/bias"], flat @ p["phi/kernel"] + p["phi/bias"]
+            if whiten:
+                query, key = query - query[keep].mean(0), key - key[keep].mean(0)
+            matrix = np.zeros((len(flat), len(flat)))
+            for i in range(len(flat)):
+                row = np.array([query[i] @ key[j] for j in range(len(flat))]) / (np.sqrt(CHANNELS) if scale else 1)
+                matrix[i, keep] = softmax(row[keep])
+            affinities.append(matrix)
+            gathered += matrix @ value
+        if unary:
+            attention = np.zeros(len(flat))
+            attention[keep] = softmax((flat @ p["m/kernel"] + p["m/bias"])[keep, 0])
+            attentions.append(attention)
+            gathered += np.ones((len(flat), 1)) * (attention @ value)
+        enhanced.append((flat + gathered @ p["W/kernel"] + p["W/bias"]).reshape(one.shape))
+    return np.array(enhanced), np.array(affinities), np.array(attentions)
+
+
+@pytest.mark.parametrize("inside_given", [False, True])
+@pytest.mark.parametrize(("whiten", "scale"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(("pairwise", "unary"), [(True, True), (True, False), (False, True)])
+def test_task_affinity(rng, pairwise, unary, whiten, scale, inside_given):
+    features = rng.normal(size=(2, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
+    inside = None
+    if inside_given:
+        inside = np.ones((2, HEIGHT, WIDTH), bool)
+        inside[1, 4:], inside[1, :, 3:] = False, False
+    switches = {"pairwise": pairwise, "unary": unary, "whiten": whiten, "scale": scale}
+    module = affinity.TaskAffinity(**switches)
+    params = randomised(module.init(jax.random.key(0), features)["params"], rng)
+    found = module.apply({"params": params}, features, inside)
+    expected = twin(params, features, **switches, inside=inside)
+    np.testing.assert_allclose(found[0], expected[0], **TOLERANCE)
+    for mine, theirs, switch in zip(found[1:], expected[1:], (pairwise, unary), strict=True):
+        assert (mine is not None) == switch
+        if switch:
+            np.testing.assert_allclose(mine, theirs, **TOLERANCE)
+
+
+def test_no_affinity_leaves_the_features_alone(rng):
+    features = rng.normal(size=(1, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
+    module = affinity.TaskAffinity(pairwise=False, unary=False)
+    variables = module.init(jax.random.key(0), features)
+    assert not variables
+    np.testing.assert_array_equal(module.apply(variables, features)[0], features)
+
+
+def test_cross_task_fusion(rng):
+    maps = [softmax(rng.normal(size=(1, 9, 8))).astype(np.float32) for _ in range(2)]
+    module = affinity.CrossTaskFusion()
+    params = randomised(module.init(jax.random.key(0), maps)["params"], rng)
+    params["conv_3x3"]["kernel"] *= 10  # the maps are small: make the gate depend on them
+    found = module.apply({"params": params}, maps)
+    k3, k1, bias = (np.asarray(params[a][b], np.float64) for a, b in (("conv_3x3", "kernel"), ("conv_1x1", "kernel"), ("conv_1x1", "bias")))
+    stacked = np.stack([m[0] for m in maps], -1)
+    padded = np.pad(stacked, ((1, 1), (1, 1), (0, 0)))
+    expected = np.zeros(stacked.shape[:2])
+    for i in range(stacked.shape[0]):
+        for j in range(stacked.shape[1]):
+            hidden = np.maximum(np.einsum("abi,abio->o", padded[i : i + 3, j : j + 3], k3), 0)
+            gate = softmax(hidden @ k1[0, 0] + bias)
+            expected[i, j] = gate @ stacked[i, j]
+    assert np.ptp(expected.sum(1)) > 1e-3  # rows no longer sum to one value
+    np.testing.assert_allclose(found[0], expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("pairwise", "unary"), [(True, True), (True, False), (False, True)])
+def test_refine(rng, pairwise, unary):
+    prediction = rng.normal(size=(2, HEIGHT, WIDTH, 3)).astype(np.float32)
+    positions = HEIGHT * WIDTH
+    matrix = rng.random((2, positions, positions)).astype(np.float32) if pairwise else None
+    attention = rng.random((2, positions)).astype(np.float32) if unary else None
+    found = affinity.refine(prediction, matrix, attention, 0.7)
+    for b in range(2):
+        flat = prediction[b].reshape(positions, 3).astype(np.float64)
+        expected = matrix[b] @ flat if pairwise else flat.copy()
+        if unary:
+            expected += 0.7 * np.sum([attention[b, j] * flat[j] for j in range(positions)], 0)
+        np.testing.assert_allclose(found[b].reshape(positions, 3), expected, rtol=2e-5, atol=2e-5)
+
+
+def test_normalize_rows(rng):
+    matrix = rng.random((2, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(affinity.normalize_rows(matrix).sum(-1), 1, rtol=1e-6)

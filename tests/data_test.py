@@ -1,0 +1,240 @@
+"""Builders, bad input, transforms, loader, buckets."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from auxseg_jax import files
+from auxseg_jax.data import dataset, features, loader, shapes, transforms, voc_folder
+
+NORMAL = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
+READER = {"threads": 2, "prefetch": 4}
+AUGMENT = {"crop": 32, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.2}
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """A VOC-style folder of 4 + 2 photos in two sizes; the masks of val only."""
+    root = tmp_path / "photos"
+    for kind in ("JPEGImages", "Saliency", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / kind).mkdir(parents=True)
+    (root / "classes.txt").write_text("background\ncat\ndog\n")
+    names = {"train": ["a1", "a2", "a3", "a4"], "val": ["b1", "b2"]}
+    lines = ["a1 cat", "a2 dog cat", "a3", "a4 dog", "b1 cat", "b2 dog"]
+    (root / "image_labels.txt").write_text("\n".join(lines) + "\n")
+    for split, ids in names.items():
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+        for index, name in enumerate(ids):
+            size = (20, 30) if index % 2 else (24, 18)
+            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
+            files.write_grey_png(root / "Saliency" / f"{name}.png", rng.integers(0, 256, size, np.uint8))
+            if split == "val":
+                files.write_label_png(root / "SegmentationClass" / f"{name}.png", rng.choice([0, 1, 2, 255], size).astype(np.uint8))
+    return root
+
+
+def prepare(root, tmp_path):
+    return dataset.prepare(builder="voc_folder", train_split="train", val_split="val", cache_dir=str(tmp_path / "cache"), root=str(root))
+
+
+def test_voc_folder_round_trip(folder, tmp_path):
+    data = prepare(folder, tmp_path)
+    assert data.classes == ("background", "cat", "dog")
+    examples = {e["id"].decode(): e for e in data.photos("train")}
+    assert sorted(examples) == ["a1", "a2", "a3", "a4"]
+    np.testing.assert_array_equal(examples["a2"]["labels"], [1, 1])
+    np.testing.assert_array_equal(examples["a3"]["labels"], [0, 0])
+    assert examples["a1"]["image"] == (folder / "JPEGImages" / "a1.jpg").read_bytes()
+    np.testing.assert_array_equal(files.decode_plane(examples["a1"]["saliency"]), files.read_plane(folder / "Saliency" / "a1.png"))
+    assert tuple(examples["a2"]["size"]) == (20, 30)
+    masks = dict(data.masks("val"))
+    np.testing.assert_array_equal(masks["b2"], files.read_plane(folder / "SegmentationClass" / "b2.png"))
+
+
+def test_the_training_reader_has_no_masks(folder, tmp_path):
+    data = prepare(folder, tmp_path)
+    assert set(data.photos("val")[0]) == {"id", "image", "labels", "saliency", "size"}
+    assert not data.has_masks("train")
+    with pytest.raises(ValueError, match="split 'train' of voc_folder has no pixel labels"):
+        next(data.masks("train"))
+
+
+def test_a_changed_folder_is_prepared_anew(folder, tmp_path):
+    first = prepare(folder, tmp_path)
+    assert prepare(folder, tmp_path).digest == first.digest
+    (folder / "image_labels.txt").write_text((folder / "image_labels.txt").read_text().replace("a1 cat", "a1 dog"))
+    second = prepare(folder, tmp_path)
+    assert second.digest != first.digest
+    np.testing.assert_array_equal({e["id"]: e for e in second.photos("train")}[b"a1"]["labels"], [0, 1])
+
+
+def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
+    (folder / "JPEGImages" / "a1.jpg").unlink()
+    (folder / "Saliency" / "a2.png").unlink()
+    (folder / "SegmentationClass" / "b1.png").unlink()
+    (folder / "image_labels.txt").write_text("a1 cat\na1 cat\na2 horse\na3\na4\nb1\n")
+    (folder / "ImageSets/Segmentation/train.txt").write_text("a1\na1\n../secret\na2\na3\na4\nb1\n")
+    with pytest.raises(voc_folder.DataError) as error:
+        prepare(folder, tmp_path)
+    text = str(error.value)
+    for expected in (
+        "a1: no photo JPEGImages/a1.jpg",
+        "a2: no saliency map Saliency/a2.png",
+        "b1: no mask SegmentationClass/b1.png, but other photos of split val have one",
+        "image_labels.txt line 2: a1 has a line already",
+        "image_labels.txt line 3: a2 has the class 'horse'",
+        "train.txt line 2: a1 stands there twice",
+        "train.txt line 3: '../secret' is not an id",
+        "b1: is in split train and in split val",
+        "b2: split val names it, image_labels.txt does not",
+    ):
+        assert expected in text, f"{expected!r} is not in:\n{text}"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
+    (folder / "JPEGImages" / "a1.jpg").write_bytes((folder / "JPEGImages" / "a1.jpg").read_bytes()[:200])
+    (folder / "JPEGImages" / "a2.jpg").write_bytes(b"not a photo")
+    files.write_grey_png(folder / "Saliency" / "a3.png", np.zeros((5, 6), np.uint8))
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "Saliency" / "a4.png")
+    files.write_label_png(folder / "SegmentationClass" / "b1.png", np.full((24, 18), 9, np.uint8))
+    with pytest.raises(voc_folder.DataError) as error:
+        prepare(folder, tmp_path)
+    text = str(error.value)
+    for expected in (
+        "a1: JPEGImages/a1.jpg cannot be read",
+        "a2: JPEGImages/a2.jpg cannot be read: not a readable image",
+        "a3: Saliency/a3.png is 6x5, the photo 18x24",
+        "a4: Saliency/a4.png cannot be read: expected an 8-bit grey or indexed PNG (mode L or P), found mode RGB",
+        "b1: SegmentationClass/b1.png holds class indices [9]; classes.txt ends at 2",
+    ):
+        assert expected in text, f"{expected!r} is not in:\n{text}"
+
+
+@pytest.mark.parametrize("missing", ["classes.txt", "image_labels.txt", "ImageSets/Segmentation/val.txt", "Saliency", "."])
+def test_missing_files_are_named(folder, tmp_path, missing):
+    path = folder / missing
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    with pytest.raises(voc_folder.DataError, match="Saliency/a1.png" if missing == "Saliency" else "there is no"):
+        prepare(folder, tmp_path)
+
+
+def test_shapes_are_a_function_of_the_seed(tmp_path):
+    make = {"builder": "shapes", "train_split": "train", "val_split": "val", "sizes": ((24, 32),), "train_photos": 3, "val_photos": 2}
+    one, two = (dataset.prepare(**make, seed=s, cache_dir=str(tmp_path)) for s in (0, 1))
+    again = dataset.prepare(**make, seed=0, cache_dir=str(tmp_path / "again"))
+    assert [e["image"] for e in one.photos("train")] == [e["image"] for e in again.photos("train")]
+    assert one.photos("train")[0]["image"] != two.photos("train")[0]["image"]
+    for example, (name, mask) in zip(sorted(one.photos("train"), key=lambda e: e["id"]), sorted(one.masks("train")), strict=True):
+        assert example["id"].decode() == name
+        present = np.flatnonzero(example["labels"]) + 1
+        assert set(present) == set(np.unique(mask)) - {0}
+        assert 1 <= len(present) <= 3
+    assert one.num_classes == len(shapes.CLASSES) - 1
+
+
+def test_transforms_keep_the_arrays_of_an_example_together(rng):
+    grid = np.arange(40 * 50, dtype=np.float32).reshape(40, 50) / 2000
+    example = {"image": np.repeat(grid[..., None] * 255, 3, -1), "saliency": grid, "segmentation": np.ones((40, 50), np.uint8)}
+    for _ in range(20):
+        out = transforms.augment(example, rng, **{**AUGMENT, "jitter": 0.0}, **NORMAL)
+        assert {k: v.shape for k, v in out.items()} == {"image": (32, 32, 3), "saliency": (32, 32), "segmentation": (32, 32)}
+        inside = out["segmentation"] != files.IGNORE
+        np.testing.assert_array_equal(out["saliency"] >= 0, inside)
+        np.testing.assert_array_equal(out["image"][~inside], 0)
+        restored = (out["image"][..., 0] * 128 + 127) / 255
+        np.testing.assert_allclose(restored[inside], out["saliency"][inside], atol=2e-3)
+
+
+def test_rescale_is_half_pixel_bilinear():
+    row = np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
+    out = transforms.rescale({"image": np.repeat(row[..., None], 3, -1), "saliency": row}, 0.5)
+    np.testing.assert_allclose(out["saliency"], [[0.5, 2.5]])
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("data"))
+    sizes = ((24, 32), (32, 24), (20, 40))
+    return dataset.prepare(
+        builder="shapes", train_split="train", val_split="val", cache_dir=cache, seed=0, sizes=sizes, train_photos=11, val_photos=2
+    )
+
+
+def test_training_batches_are_a_function_of_seed_and_step(generated):
+    def batches(start, count, seed=3):
+        stream = loader.train_batches(generated.photos("train"), None, 4, seed, start, AUGMENT | NORMAL, **READER)
+        return [next(stream) for _ in range(count)]
+
+    whole = batches(0, 6)
+    for expected, found in zip(whole[4:], batches(4, 2), strict=True):
+        np.testing.assert_array_equal(found["image"], expected["image"])
+    assert (batches(0, 1, seed=4)[0]["image"] != whole[0]["image"]).any()
+    assert whole[0]["image"].dtype == np.float32 and whole[0]["labels"].shape == (4, 4)
+
+
+def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
+    for example in generated.photos("train"):
+        name, size = example["id"].decode(), tuple(example["size"])
+        files.write_label_png(tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8))
+        files.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
+    stream = loader.train_batches(generated.photos("train"), tmp_path, 4, 0, 0, AUGMENT | NORMAL, **READER)
+    batch = next(stream)
+    assert set(np.unique(batch["segmentation"])) <= {2, 255} and batch["segmentation"].dtype == np.int32
+    np.testing.assert_allclose(batch["saliency"][batch["segmentation"] == 2], 0.2, atol=1e-6)
+
+
+def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
+    reader = loader.PhotoReader(generated.photos("train"), batch_size=4, **NORMAL, **READER, max_buckets=2)
+    seen = {}
+    for batch in reader:
+        assert batch.arrays["mask"].tolist() == [row < len(batch.ids) for row in range(4)]
+        for row, (name, size) in enumerate(zip(batch.ids, batch.sizes, strict=True)):
+            assert name not in seen
+            seen[name] = size
+            inside = np.zeros(batch.arrays["inside"].shape[1:], bool)
+            inside[: size[0], : size[1]] = True
+            np.testing.assert_array_equal(batch.arrays["inside"][row], inside)
+            np.testing.assert_array_equal(batch.arrays["image"][row][~inside], 0)
+    assert len(seen) == reader.num_photos == 11
+    example = generated.photos("train")[0]
+    picture = features.decode_image(example["image"])
+    batch = next(b for b in reader if example["id"].decode() in b.ids)
+    row = batch.ids.index(example["id"].decode())
+    np.testing.assert_array_equal(batch.arrays["image"][row, : picture.shape[0], : picture.shape[1]], transforms.normalize(picture, **NORMAL))
+
+
+def test_buckets():
+    exact = loader.buckets([(3, 4), (4, 3), (3, 4)], 2)
+    assert exact == {(3, 4): (3, 4), (4, 3): (4, 3)}
+    merged = loader.buckets([(213, 320)] * 50 + [(240, 320)] * 9 + [(239, 320)] + [(320, 213)] * 9, 3)
+    assert merged[213, 320] == (213, 320) and merged[239, 320] == (240, 320) == merged[240, 320]
+    sizes = [(h, w) for h in range(100, 140) for w in range(90, 130)]
+    many = loader.buckets(sizes, 4)
+    assert len(set(many.values())) <= 4
+    assert all(b[0] >= s[0] and b[1] >= s[1] for s, b in many.items())
+
+
+def test_label_pngs_keep_their_indices_and_get_the_voc_palette(tmp_path, rng):
+    labels = rng.choice([0, 1, 20, 255], (9, 7)).astype(np.uint8)
+    files.write_label_png(tmp_path / "a.png", labels)
+    np.testing.assert_array_equal(files.read_plane(tmp_path / "a.png"), labels)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[labels == 1], [[128, 0, 0]] * (labels == 1).sum())
+    files.write_grey_png(tmp_path / "b.png", labels)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED), labels)
+    assert files.palette()[[0, 1, 2, 3, 15, 255]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [192, 128, 128], [224, 224, 192]]
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+    (tmp_path / "x.json").write_text("old")
+    with pytest.raises(ValueError, match="Out of range float"):
+        files.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert (tmp_path / "x.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

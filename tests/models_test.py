@@ -1,0 +1,183 @@
+"""Backbones, assembly and every switch; the ImageNet weights; the restricted reader of torch files."""
+
+import io
+import pickle
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from auxseg_jax import trees
+from auxseg_jax.models import auxsegnet, efficientnet_lite, pretrained, torch_file
+
+AFFINITY = {"pairwise": True, "unary": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
+MODEL = {"backbone": {"name": "tiny", "output_stride": 8, "width": 16}, "channels": 8, "dilations": (1, 2, 3), "head_conv": True, "dropout": 0.5}
+
+
+def network(affinity=None, tasks=None, **model):
+    return auxsegnet.build(num_classes=3, model=MODEL | model, affinity=AFFINITY | (affinity or {}), tasks={"cls": True, "sal": True} | (tasks or {}))
+
+
+def outputs_of(net, image, params=None, **kwargs):
+    params = params if params is not None else net.init(jax.random.key(0), image)["params"]
+    return params, net.apply({"params": params}, image, **kwargs)
+
+
+@pytest.fixture
+def image(rng):
+    return rng.normal(size=(2, 23, 30, 3)).astype(np.float32)
+
+
+def test_shapes_of_everything(image):
+    params, out = outputs_of(network(), image)
+    grid = (2, 3, 4)
+    assert out["cls_logits"].shape == (2, 3) and out["cam"].shape == (*grid, 3)
+    assert {k: v.shape for k, v in out["seg"].items()} == {"initial": (*grid, 4), "refined": (*grid, 4)}
+    assert {k: v.shape for k, v in out["sal"].items()} == {"initial": (*grid, 1), "refined": (*grid, 1)}
+    assert out["affinity"].shape == (2, 12, 12) and out["unary"].shape == (2, 12)
+    assert params["seg_gamma"] == 0 and params["sal_gamma"] == 0
+    np.testing.assert_allclose(out["cls_logits"], out["cam"].mean((1, 2)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("affinity", "tasks", "present", "absent"),
+    [
+        ({"unary": False}, {}, {"affinity", "cross_pairwise"}, {"unary", "cross_unary", "seg_gamma"}),
+        ({"pairwise": False}, {}, {"unary", "cross_unary", "seg_gamma"}, {"affinity", "cross_pairwise"}),
+        ({"pairwise": False, "unary": False, "refine": "none"}, {}, {"seg"}, {"affinity", "unary", "cross_pairwise", "seg_affinity"}),
+        ({"cross_task": False}, {}, {"affinity", "unary"}, {"cross_pairwise", "cross_unary"}),
+        ({"refine": "seg"}, {}, {"seg_gamma"}, {"sal_gamma"}),
+        ({"refine": "none"}, {}, {"affinity"}, {"seg_gamma", "sal_gamma"}),
+        ({}, {"sal": False}, {"seg", "affinity"}, {"sal", "sal_branch", "cross_pairwise"}),
+        ({}, {"cls": False}, {"seg", "sal"}, {"cls_logits", "cam", "cls_head"}),
+    ],
+)
+def test_switches(image, affinity, tasks, present, absent):
+    params, out = outputs_of(network(affinity, tasks), image)
+    there = set(params) | set(out)
+    assert present <= there and not absent & there
+    refined = {task for task in ("seg", "sal") if "refined" in out.get(task, {})}
+    mode = (AFFINITY | affinity)["refine"]
+    assert refined == ({"none": set(), "seg": {"seg"}, "both": {"seg", "sal"}}[mode] & set(out))
+
+
+def test_head_convolution_is_optional(image):
+    assert set(outputs_of(network(head_conv=False), image)[0]["seg_head"]) == {"predict"}
+    assert set(outputs_of(network(), image)[0]["seg_head"]) == {"conv", "predict"}
+
+
+def test_it_starts_as_auxsegnet(image):
+    """With gamma 0 the refined prediction is the pairwise one alone."""
+    _, out = outputs_of(network(), image)
+    flat = np.asarray(out["seg"]["initial"]).reshape(2, 12, 4)
+    np.testing.assert_allclose(np.asarray(out["affinity"]) @ flat, np.asarray(out["seg"]["refined"]).reshape(2, 12, 4), rtol=1e-5, atol=1e-5)
+
+
+def test_normalized_rows(image):
+    _, out = outputs_of(network({"normalize_rows": True}), image)
+    np.testing.assert_allclose(out["affinity"].sum(-1), 1, rtol=1e-5)
+
+
+def test_cams_are_before_dropout_and_dropout_takes_whole_channels(image):
+    net = network()
+    params, still = outputs_of(net, image)
+    _, moving = outputs_of(net, image, params, train=True, rngs={"dropout": jax.random.key(1)})
+    np.testing.assert_array_equal(moving["cam"], still["cam"])
+    np.testing.assert_array_equal(moving["seg"]["refined"], still["seg"]["refined"])
+    assert not np.allclose(moving["cls_logits"], still["cls_logits"])
+
+
+def test_positions_outside_the_photo_are_no_keys(image):
+    inside = np.ones(image.shape[:3], bool)
+    inside[:, 15:] = False
+    _, out = outputs_of(network({"cross_task": False}), image, inside=inside)
+    grid = np.zeros((3, 4), bool)
+    grid[:2] = True  # the third row of cells begins at pixel floor(2 * 23 / 3) = 15
+    np.testing.assert_array_equal(np.asarray(out["affinity"])[:, :, ~grid.reshape(-1)], 0)
+    np.testing.assert_allclose(out["affinity"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(out["unary"])[:, ~grid.reshape(-1)], 0)
+
+
+@pytest.mark.parametrize(
+    ("affinity", "model", "message"),
+    [
+        ({"refine": "all"}, {}, "affinity.refine='all' is not one of none, seg, both"),
+        ({"pairwise": False, "unary": False}, {}, "needs affinity.pairwise or affinity.unary"),
+        ({}, {"dilations": (1, 2)}, "model.dilations needs 3 rates"),
+        ({}, {"backbone": {"name": "resnet"}}, "model.backbone.name='resnet' is not one of"),
+    ],
+)
+def test_contradictions_are_errors(affinity, model, message):
+    with pytest.raises(ValueError, match=message):
+        network(affinity, **model)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_dilation_takes_the_place_of_stride(stride):
+    x = np.zeros((1, 65, 70, 3), np.float32)
+    out = jax.eval_shape(lambda v: efficientnet_lite.EfficientNetLite0(stride).init_with_output(jax.random.key(0), v)[0], x)
+    assert out.shape == (1, -(-65 // stride), -(-70 // stride), 1280)
+
+
+def test_imagenet_weights_know_a_cat():
+    data = pytest.importorskip("skimage.data", reason="the photo is scikit-image's")
+    photo = data.chelsea()
+    side = int(min(photo.shape[:2]) * 0.875)
+    top, left = ((n - side) // 2 for n in photo.shape[:2])
+    crop = cv2.resize(photo[top : top + side, left : left + side].astype(np.float32), (224, 224), interpolation=cv2.INTER_CUBIC)
+    image = (crop[None] - efficientnet_lite.MEAN[0]) / efficientnet_lite.STD[0]
+    module = efficientnet_lite.EfficientNetLite0(32)
+    template = jax.eval_shape(lambda x: module.init(jax.random.key(0), x)["params"], image)
+    params = pretrained.load_backbone("efficientnet_lite0", template)
+    assert trees.count(params) == trees.count(template)
+    features = np.asarray(jax.jit(module.apply)({"params": params}, image))
+    classifier = pretrained.efficientnet_lite0()["classifier"]
+    logits = features.mean((1, 2))[0] @ classifier["kernel"] + classifier["bias"]
+    cats = {281, 282, 283, 284, 285}  # tabby, tiger cat, Persian, Siamese, Egyptian
+    top5 = set(np.argsort(-logits)[:3].tolist())
+    assert top5 <= cats, top5
+    # The reference implementation of these weights gives this photo .385 tiger cat, .363 Egyptian cat with its own resize.
+    probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    assert int(logits.argmax()) == 282 and 0.3 < probability[282] < 0.5
+
+
+def test_strict_loading_lists_every_fault():
+    template = {"a": {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)}, "b": np.zeros(1)}
+    loaded = {"a": {"kernel": np.zeros((3, 2)), "scale": np.zeros(1)}, "b": np.ones(1), "fc": {"bias": np.zeros(9)}}
+    with pytest.raises(ValueError) as error:
+        trees.merge_strict(template, loaded, excused=["fc/.*"])
+    assert [line.split(" ")[2] for line in str(error.value).splitlines()[1:]] == ["missing:", "extra:", "shape:"]
+    np.testing.assert_array_equal(trees.merge_strict({"b": np.zeros(1)}, {"b": np.ones(1)})["b"], 1)
+
+
+class Malicious:
+    """Its pickle would make a file if it ran."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_malicious_pickle_does_not_run(tmp_path):
+    marker = tmp_path / "ran"
+    file = io.BytesIO()
+    for value in (torch_file._MAGIC, 1001, {}, Malicious(str(marker))):
+        pickle.dump(value, file, protocol=2)
+    with pytest.raises(ValueError, match=r"refused: the file asks for (_io|io|builtins|__builtin__)\.open"):
+        torch_file.read_legacy(file.getvalue())
+    assert not marker.exists()
+
+
+def test_broken_torch_files_are_errors():
+    from importlib.util import find_spec
+
+    path = pretrained.epath.Path(find_spec(pretrained._LITE0_PACKAGE).origin).parent / pretrained._LITE0_FILE
+    data = path.read_bytes()
+    with pytest.raises(ValueError, match="is truncated"):
+        torch_file.read_legacy(data[:-1000])
+    for broken in (b"", b"PK\x03\x04", data[:3000]):
+        with pytest.raises(ValueError, match="not a"):
+            torch_file.read_legacy(broken)

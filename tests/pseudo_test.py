@@ -1,0 +1,81 @@
+"""Random walk, fusion rule, CAMs and the update, against plain numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from auxseg_jax.pseudo import cam, random_walk
+from auxseg_jax.pseudo.fuse import fuse
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("beta", "steps"), [(1.0, 1), (1.0, 3), (4.0, 2), (2.5, 0)])
+def test_random_walk(rng, beta, steps, normalize):
+    maps = rng.random((2, 7, 5, 3)).astype(np.float32)
+    matrix = rng.dirichlet(np.ones(35), (2, 35)).astype(np.float32)
+    found = random_walk.random_walk(maps, matrix, beta=beta, steps=steps, normalize=normalize)
+    for b in range(2):
+        walk = matrix[b].astype(np.float64) ** beta
+        if normalize:
+            walk /= walk.sum(1, keepdims=True)
+        expected = np.linalg.matrix_power(walk, steps) @ maps[b].reshape(35, 3)
+        np.testing.assert_allclose(found[b].reshape(35, 3), expected, rtol=2e-5, atol=1e-7)
+
+
+def test_the_papers_walk_is_one_product(rng):
+    maps, matrix = rng.random((1, 3, 4, 2)).astype(np.float32), rng.random((1, 12, 12)).astype(np.float32)
+    found = random_walk.random_walk(maps, matrix, beta=1.0, steps=1, normalize=False)
+    np.testing.assert_array_equal(found.reshape(12, 2), jnp.einsum("bij,bjc->bic", matrix, maps.reshape(1, 12, 2))[0])
+
+
+def slow_fuse(maps, saliency, labels, cam_threshold, saliency_threshold, spill, empty):
+    out = np.zeros(saliency.shape, np.uint8)
+    for index in np.ndindex(saliency.shape):
+        scores = [maps[index][c] if labels[index[0]][c] else 0.0 for c in range(maps.shape[-1])]
+        best = max(range(len(scores)), key=lambda c: (scores[c], -c))
+        is_object, is_salient = scores[best] > np.float32(cam_threshold), saliency[index] > np.float32(saliency_threshold)
+        out[index] = best + 1 if is_object and is_salient else 255 if is_salient else spill if is_object else 0
+        if empty and not labels[index[0]].any():
+            out[index] = 0
+    return out
+
+
+@pytest.mark.parametrize(("spill", "value"), [("ignore", 255), ("background", 0)])
+@pytest.mark.parametrize("empty", [False, True])
+def test_fuse_on_edges(rng, spill, value, empty):
+    values = np.array([0, 0.1, np.nextafter(np.float32(0.2), 0), 0.2, np.nextafter(np.float32(0.2), 1), 0.5, 1], np.float32)
+    grey = np.array([0, np.nextafter(np.float32(0.06), 0), 0.06, np.nextafter(np.float32(0.06), 1), 0.5, 1], np.float32)
+    maps = rng.choice(values, (4, 6, 7, 5)).astype(np.float32)
+    maps[1, ..., 3] = maps[1, ..., 1]  # ties: the first class wins
+    saliency = np.broadcast_to(grey[None, :, None], (4, 6, 7)).copy()
+    labels = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]], np.float32)
+    found = fuse(maps, saliency, labels, cam_threshold=0.2, saliency_threshold=0.06, spill=spill, empty_is_background=empty)
+    np.testing.assert_array_equal(found, slow_fuse(maps, saliency, labels, 0.2, 0.06, value, empty))
+    assert found.dtype == np.uint8
+    assert set(np.unique(found[1])) <= {0, 2, 255}
+
+
+def test_normalize_ranges(rng):
+    maps = rng.normal(size=(2, 7, 5, 3)).astype(np.float32)
+    maps[0, ..., 1] = -1
+    found = np.asarray(cam.normalize(maps))
+    np.testing.assert_array_equal(found[0, ..., 1], 0)
+    np.testing.assert_allclose(found[1].max((0, 1)), 1, atol=2e-5)
+
+
+def test_multi_scale_sees_every_view_and_no_padding():
+    image = np.zeros((1, 8, 12, 3), np.float32)
+    image[0, :, :4, 0] = 1.0  # an object at the left
+    inside = np.ones((1, 8, 12), bool)
+    inside[0, :, 8:] = False
+    seen = []
+
+    def cam_of(view, view_inside):
+        seen.append(view.shape[1:3])
+        assert view_inside.shape == view.shape[:3]
+        return view[..., :1] + 10.0 * ~view_inside[..., None]  # high where there is no photo
+
+    found = cam.multi_scale(cam_of, jnp.asarray(image), jnp.asarray(inside), (8, 12), scales=(0.5, 1.0, 2.0), flip=True)
+    assert seen == [(4, 6), (4, 6), (8, 12), (8, 12), (16, 24), (16, 24)]
+    assert float(found[0, :, 8:].max()) == 0.0
+    assert float(found[0, 4, 0, 0]) > 3 * float(found[0, 4, 5, 0])  # mirrored views were mirrored back

@@ -1,0 +1,236 @@
+"""The whole method on generated photos: what a workdir holds, resume after kill -9, refusals, prediction, every config."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+from PIL import Image
+
+from auxseg_jax import files, stages
+from auxseg_jax.data import shapes
+from configs import tiny
+
+CONFIGS = sorted(p.stem for p in (REPOSITORY / "configs").glob("*.py") if p.stem not in ("common", "__init__"))
+
+
+def tiny_config(folder, **changes) -> ml_collections.ConfigDict:
+    config = tiny.get_config()
+    config.data.cache_dir = str(folder / "data")
+    config.compilation_cache = str(folder / "xla")
+    for key, value in changes.items():
+        section, field = key.split("__")
+        config[section][field] = value
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(workdir, results, config) of a run that went through without a stop."""
+    base = tmp_path_factory.mktemp("finished")
+    config = tiny_config(base)
+    return base / "run", stages.run(config, base / "run"), config
+
+
+def test_the_workdir_holds_what_the_readme_says(finished):
+    workdir, results, config = finished
+    for name in ("config.json", "manifest.json", "metrics.jsonl", "results.json", "classifier/DONE.json", "cam/DONE.json", "stage_01/DONE.json"):
+        assert (workdir / name).exists(), name
+    assert json.loads((workdir / "results.json").read_text()) == results
+    for folder in ("cam/pseudo", "stage_00/pseudo", "stage_01/pseudo"):
+        for kind in ("segmentation", "saliency"):
+            assert len(list((workdir / folder / kind).glob("train_*.png"))) == config.data.train_photos
+    assert len(list((workdir / "stage_01/val").glob("val_*.png"))) == config.data.val_photos
+    for index in range(config.data.val_photos):
+        plane = files.read_plane(workdir / "stage_01/val" / f"val_{index:05d}.png")
+        assert plane.shape == tuple(config.data.sizes[index % 2]) and plane.max() < len(shapes.CLASSES)
+
+
+def test_results_keep_their_form(finished):
+    _, results, config = finished
+    assert set(results) == {"classifier", "pseudo", "stages", "final", "seconds", "config", "manifest"}
+    assert [entry["stage"] for entry in results["pseudo"]] == ["initial", 0, 1]
+    assert set(results["pseudo"][0]) == {"stage", "miou", "miou_255_as_miss", "precision", "recall", "saliency_mae", "saliency_max_f"}
+    assert [entry["stage"] for entry in results["stages"]] == [0, 1]
+    assert set(results["stages"][0]) == {"stage", "val_miou", "per_class"} and set(results["stages"][0]["per_class"]) == set(shapes.CLASSES)
+    assert results["final"] == results["stages"][-1]
+    assert 0 <= results["classifier"]["map"] <= 100
+    assert results["manifest"]["seed"] == config.seed and results["manifest"]["packages"]["jax"] == jax.__version__
+
+
+def figures(results):
+    return {key: value for key, value in results.items() if key not in ("seconds", "manifest", "config")}
+
+
+def test_a_finished_workdir_gives_its_results_again(finished, capsys):
+    workdir, results, config = finished
+    assert stages.run(config, workdir) == results
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_another_config_is_refused_by_field(finished):
+    workdir, _, config = finished
+    other = config.copy_and_resolve_references()
+    other.optimizer.momentum, other.walk.steps = 0.5, 4
+    with pytest.raises(ValueError) as error:
+        stages.run(other, workdir)
+    assert "optimizer.momentum: 0.9 there, 0.5 now" in str(error.value) and "walk.steps: 1 there, 4 now" in str(error.value)
+    assert "seed" not in str(error.value)
+
+
+def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"is not empty and holds no config\.json"):
+        stages.run(tiny_config(tmp_path), tmp_path)
+
+
+def launch(*arguments, **kwargs):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "launch.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **kwargs,
+    )
+
+
+def folders(config):
+    return f"--config.data.cache_dir={config.data.cache_dir}", f"--config.compilation_cache={config.compilation_cache}"
+
+
+def wait_for(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_kill_9_anywhere_and_the_same_command_ends_with_the_same_numbers(finished, tmp_path):
+    reference, results, config = finished
+    workdir = tmp_path / "run"
+    command = ("--config=configs/tiny.py", f"--workdir={workdir}", *folders(config))
+    log = workdir / "metrics.jsonl"
+    moments = (
+        lambda: log.exists() and len(log.read_text().splitlines()) >= 3,  # in the classifier, past its first checkpoint
+        lambda: any((workdir / "cam/pseudo/segmentation").glob("*.png")),  # while labels are written
+        lambda: "stage_01" in log.read_text(),
+    )
+    for moment in moments:
+        process = launch(*command)
+        wait_for(moment, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (workdir / "results.json").exists()
+    process = launch(*command)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    assert "Results, percent" in output
+    again = json.loads((workdir / "results.json").read_text())
+    assert figures(again) == figures(results)
+    for name in ("stage_01/pseudo/segmentation/train_00003.png", "stage_01/pseudo/saliency/train_00003.png", "stage_01/val/val_00001.png"):
+        assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
+    config = finished[2]
+    workdir = tmp_path / "run"
+    process = launch("--config=configs/tiny.py", f"--workdir={workdir}", *folders(config))
+    wait_for(lambda: (workdir / "metrics.jsonl").exists() and (workdir / "metrics.jsonl").read_text(), process)
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert f"stopped; the same command goes on from {workdir}" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_predict(finished, tmp_path, rng):
+    workdir, *_ = finished
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("a", (40, 33)), ("b", (25, 60))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / f"{name}.jpg")
+    process = launch("--mode=predict", f"--workdir={workdir}", f"--input={photos}/*.jpg", f"--output={tmp_path / 'masks'}")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0 and "2 masks in" in output, output
+    for name, size in (("a", (40, 33)), ("b", (25, 60))):
+        with Image.open(tmp_path / "masks" / f"{name}.png") as mask:
+            assert mask.mode == "P" and mask.size == size[::-1]
+
+
+def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
+    workdir, *_ = finished
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.jpg")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.png")
+    with pytest.raises(ValueError, match=r"(?s)bad\.jpg.*good\.png and .*good\.jpg would both be written to good\.png"):
+        stages.predict_photos(workdir, f"{tmp_path}/*.*", tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
+    with pytest.raises(FileNotFoundError, match="no file matches --input="):
+        stages.predict_photos(workdir, f"{tmp_path}/*.tif", tmp_path / "masks")
+    with pytest.raises(FileNotFoundError, match="holds no trained stage"):
+        stages.predict_photos(tmp_path, f"{tmp_path}/good.jpg", tmp_path / "masks")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"affinity__pairwise": False, "affinity__unary": False, "affinity__refine": "none"},
+        {"affinity__pairwise": False},
+        {"affinity__unary": False, "affinity__refine": "seg"},
+        {"tasks__sal": False},
+    ],
+    ids=["no affinity", "unary", "pairwise", "no saliency task"],
+)
+@pytest.mark.slow
+def test_the_loop_runs_with_every_kind_of_affinity(tmp_path, changes):
+    config = tiny_config(tmp_path, stages__count=1, stages__epochs=1, classifier__epochs=1, **changes)
+    results = stages.run(config, tmp_path / "run")
+    assert len(results["pseudo"]) == 2 and "val_miou" in results["final"]
+
+
+@pytest.mark.slow
+def test_fully_supervised_is_marked_and_trains_on_the_masks(tmp_path):
+    config = tiny_config(tmp_path, stages__count=1, stages__epochs=1, classifier__epochs=1)
+    config.supervision = "masks"
+    results = stages.run(config, tmp_path / "run")
+    assert results["fully_supervised"] and len(results["pseudo"]) == 1
+    np.testing.assert_allclose(results["pseudo"][0]["miou_255_as_miss"], 100)
+
+
+def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
+    for section in ("data", "loader", "augment", "optimizer", "affinity", "walk", "label_update", "fuse", "cam", "predict", "eval", "log", "loss"):
+        config = tiny_config(tmp_path)
+        config[section].nonsense = 1
+        with pytest.raises(ValueError, match=f"{section}.nonsense: there is no such field"):
+            stages.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.slow
+def test_every_config_starts(name, tmp_path):
+    """One classifier step, CAMs, one stage step, update, evaluation: with the config's own network, on four small photos."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.compilation_cache = ""
+    config.data = {"builder": "shapes", "train_split": "train", "val_split": "val", "cache_dir": str(tmp_path / "data")}
+    config.data.update({"seed": 0, "sizes": ((48, 64),), "train_photos": 8, "val_photos": 8})
+    config.augment.crop = 48
+    for section in (config.classifier, config.stages, config.eval):
+        section.batch_size = 8
+    config.classifier.epochs = config.stages.epochs = config.stages.count = 1
+    results = stages.run(config, tmp_path / "run")
+    assert results["final"]["stage"] == 0
