@@ -39,6 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
     config.optimizer = {
+        "algorithm": "sgd",
         "power": 0.9,
         "warmup": 0,
         "clip_norm": 0.0,
@@ -53,9 +54,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.log = {"log_every": 20, "checkpoint_every": 200}
 
     config.cam = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True}
-    config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "background", "empty_is_background": True}
+    config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "ignore", "empty_is_background": True}
     config.walk = {"beta": 1.0, "steps": 1, "normalize": False}
-    config.label_update = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True, "renormalize": True, "saliency_threshold": 0.5}
+    config.label_update = {
+        "scales": (0.5, 1.0, 1.5, 2.0),
+        "flip": True,
+        "renormalize": True,
+        "saliency_weight": 0.0,
+        "veto": 0.1,
+    }
     config.predict = {"scales": (1.0,), "flip": False}
     config.eval = {"batch_size": 8, "max_buckets": 4}
     return config

@@ -19,9 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.dilations = (1, 2, 3)
     config.model.dropout = 0.2
     config.pretrained.imagenet = False
-    config.optimizer.head_multiplier = 1.0
-    config.classifier.update({"epochs": 16, "batch_size": 16, "lr": 1e-1})
-    config.stages.update({"count": 3, "epochs": 4, "batch_size": 16, "lr": 2e-2})
+    config.optimizer.update({"warmup": 20, "clip_norm": 5.0})
+    config.classifier.update({"epochs": 16, "batch_size": 16, "lr": 5e-2})
+    config.stages.update({"count": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2})
     config.cam.scales = (1.0, 1.5)
     config.label_update.scales = (1.0, 1.5)
     config.eval.batch_size = 16

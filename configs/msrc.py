@@ -22,17 +22,15 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data.root = ""
     config.supervision = "masks" if arg == "full" else "image_labels"
 
-    # The photos are small (320 x 213). At stride 16 thin objects vanish, so the network sees them enlarged.
-    config.augment.crop = 256
-    config.augment.scale = (1.0, 2.0)
-    config.predict.scales = (1.5,)
+    config.augment.crop = 224
+    config.augment.scale = (0.7, 1.4)
     config.model.backbone = {"name": "efficientnet_lite0", "output_stride": 16, "head": True}
     config.model.dilations = (3, 6, 9)  # the paper's rates, halved with the grid
 
-    config.optimizer.head_multiplier = 5.0
+    config.optimizer.head_multiplier = 4.0
     config.optimizer.warmup = 20
     config.optimizer.clip_norm = 5.0
     config.optimizer.frozen = (r"backbone/.*_bn/.*", r"backbone/stem/.*", r"backbone/blocks_[0-2]/.*")
     config.classifier.update({"epochs": 10, "lr": 1e-2})
-    config.stages.update({"count": 3, "epochs": 8, "lr": 3e-3})
+    config.stages.update({"count": 3, "epochs": 10, "lr": 5e-3})
     return config

@@ -77,7 +77,16 @@ def test_poly_schedule():
 def test_groups_momentum_and_weight_decay(rng):
     names = ("backbone/conv/kernel", "backbone/bn/scale", "seg_head/predict/kernel")
     flat = {name: rng.normal(size=3).astype(np.float32) for name in names}
-    options = {"lr": 0.1, "power": 0.9, "warmup": 0, "clip_norm": 0.0, "momentum": 0.9, "weight_decay": 0.01, "head_multiplier": 10.0}
+    options = {
+        "algorithm": "sgd",
+        "lr": 0.1,
+        "power": 0.9,
+        "warmup": 0,
+        "clip_norm": 0.0,
+        "momentum": 0.9,
+        "weight_decay": 0.01,
+        "head_multiplier": 10.0,
+    }
     params = trees.unflatten({k: jnp.asarray(v) for k, v in flat.items()})
     transform = optimizer.make_optimizer(params, 5, **options, heads=["seg_.*"], frozen=[".*/bn/.*"])
     state = transform.init(params)

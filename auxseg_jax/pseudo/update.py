@@ -47,12 +47,13 @@ def updated_labels(
     scales: Sequence[float],
     flip: bool,
     renormalize: bool,
-    saliency_threshold: float,
+    saliency_weight: float,
+    veto: float,
 ) -> dict[str, jax.Array]:
     """Labels of a batch of whole photos by the network of a stage.
 
-    CAM <- random walk of the CAM on the (cross-task) pairwise affinity; S <- (sigmoid(P_sal) + S0) / 2 with the
-    off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S0 does.
+    CAM <- random walk of the CAM on the (cross-task) pairwise affinity; S <- w sigmoid(P_sal) + (1 - w) S0 with the
+    off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S is S0.
 
     Args:
       params, network: of the stage.
@@ -61,7 +62,9 @@ def updated_labels(
       fusion: options of `fuse`.
       scales, flip: views of the CAM.
       renormalize: the CAM is scaled to a maximum of 1 again after the walk.
-      saliency_threshold: in the place of the one in `fusion`.
+      saliency_weight: w, 0.5 in the paper.
+      veto: a label becomes 255 where the network's own segmentation, restricted to background and the classes of the
+        photo's image label, gives it a probability below this; 0 turns that off.
     """
     size = batch["image"].shape[1:3]
     outputs = network.apply({"params": params}, batch["image"], inside=batch["inside"])
@@ -74,10 +77,20 @@ def updated_labels(
     saliency = batch["saliency"]
     if "sal" in outputs:
         predicted = resize_bilinear(jax.nn.sigmoid(final(outputs["sal"])), size)[..., 0]
-        saliency = (predicted + saliency) / 2
-    fusion = dict(fusion) | {"saliency_threshold": saliency_threshold}
+        saliency = saliency_weight * predicted + (1 - saliency_weight) * saliency
     labels = fuse(resize_bilinear(maps, size), saliency, batch["labels"], **fusion)
+    if veto:
+        possible = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=1)[:, None, None, :] > 0
+        scores = resize_bilinear(final(outputs["seg"]), size)
+        labels = apply_veto(labels, jax.nn.softmax(scores, where=possible, axis=-1), veto)
     return {"segmentation": labels, "saliency": _to_uint8(saliency)}
+
+
+def apply_veto(labels: jax.Array, probabilities: jax.Array, threshold: float) -> jax.Array:
+    """Labels [B, H, W] uint8 with 255 where probabilities [B, H, W, C+1] give the label less than `threshold`."""
+    index = jnp.where(labels == files.IGNORE, 0, labels).astype(jnp.int32)[..., None]
+    probability = jnp.take_along_axis(probabilities, index, axis=-1)[..., 0]
+    return jnp.where(probability < threshold, files.IGNORE, labels).astype(jnp.uint8)
 
 
 def write_labels(name: str, labels_of: Callable[[dict, dict], dict], params: dict, reader: PhotoReader, output: epath.PathLike, mesh: Mesh) -> None:

@@ -1,4 +1,4 @@
-"""SGD with the recipes' parameter groups and poly schedule."""
+"""The recipes' parameter groups and poly schedule, for SGD or AdamW."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,9 @@ import jax
 import optax
 
 from auxseg_jax import trees
+
+
+ALGORITHMS = ("sgd", "adamw")
 
 
 def poly_schedule(lr: float, power: float, steps: int, warmup: int = 0) -> optax.Schedule:
@@ -20,6 +23,7 @@ def make_optimizer(
     params: dict,
     steps: int,
     *,
+    algorithm: str,
     lr: float,
     power: float,
     warmup: int,
@@ -30,16 +34,21 @@ def make_optimizer(
     head_multiplier: float,
     frozen: Sequence[str],
 ) -> optax.GradientTransformation:
-    """SGD: buf = momentum * buf + (g + weight_decay * p), p -= lr(step) * multiplier * buf, g clipped by its global norm.
+    """The optimiser of one phase; g below is the gradient, clipped by its global norm.
+
+    "sgd": buf = momentum * buf + (g + weight_decay * p), p -= lr(step) * multiplier * buf.
+    "adamw" (arXiv 1711.05101): beta 0.9 and 0.999, p -= lr(step) * multiplier * (adam(g) + weight_decay * p).
 
     Args:
       params: the parameters, or their shapes; names decide the groups.
       steps: length of the schedule.
+      algorithm: "sgd" or "adamw".
       lr: base learning rate, of everything that is not a head.
       power: of the poly decay.
       warmup: steps of linear warm-up.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 turns that off.
-      momentum, weight_decay: of SGD; weight decay is added to the gradient, as torch does.
+      momentum: of SGD.
+      weight_decay: added to the gradient by SGD, decoupled from it by AdamW, as in torch.
       heads: regular expressions of the parameters whose rate is `head_multiplier * lr`.
       frozen: regular expressions of the parameters that do not train.
     """
@@ -49,9 +58,14 @@ def make_optimizer(
         trees.mask(params, heads),
     )
 
-    def sgd(multiplier: float) -> optax.GradientTransformation:
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"optimizer.algorithm={algorithm!r} is not one of {', '.join(ALGORITHMS)}")
+
+    def group(multiplier: float) -> optax.GradientTransformation:
         schedule = poly_schedule(lr * multiplier, power, steps, warmup)
+        if algorithm == "adamw":
+            return optax.adamw(schedule, weight_decay=weight_decay)
         return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
 
-    by_group = optax.partition({"base": sgd(1.0), "head": sgd(head_multiplier), "frozen": optax.set_to_zero()}, groups)
+    by_group = optax.partition({"base": group(1.0), "head": group(head_multiplier), "frozen": optax.set_to_zero()}, groups)
     return optax.chain(optax.clip_by_global_norm(clip_norm), by_group) if clip_norm else by_group
