@@ -125,12 +125,16 @@ def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tupl
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-    """Writes config.json into a new workdir; refuses one whose config.json differs."""
+    """Writes config.json into a new workdir; refuses one whose config.json differs.
+
+    A new workdir may hold `classifier/` and `cam/` copied from another run: experiments on the stages share them.
+    """
     path = workdir / "config.json"
     ours = manifest.plain(config)
     if not path.exists():
-        if workdir.exists() and any(workdir.iterdir()):
-            raise ValueError(f"{workdir} is not empty and holds no config.json, so it is no workdir; choose another --workdir")
+        strange = sorted({p.name for p in workdir.iterdir()} - {"classifier", "cam"}) if workdir.exists() else []
+        if strange:
+            raise ValueError(f"{workdir} holds {strange[0]} but no config.json, so it is no workdir; choose another --workdir")
         files.write_json(path, ours)
         return
     old, new = (ml_collections.ConfigDict(c) for c in (files.read_json(path), ours))

@@ -6,9 +6,18 @@ before anything is compiled. The README's table says what each field does.
 
 import ml_collections
 
+PRESETS = ("plus", "paper", "official")
 
-def get_config() -> ml_collections.ConfigDict:
-    """AuxSegNet+ on a data set that the caller fills in."""
+
+def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
+    """The method on a data set that the caller fills in.
+
+    Args:
+      preset: "plus" is AuxSegNet+ with our update of the pseudo labels; "paper" and "official" are AuxSegNet (ICCV 2021) as
+        its text and as its code have it: network and label rules. Rates and schedules are those of `plus`.
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"the preset {preset!r} is not one of {', '.join(PRESETS)}")
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.supervision = "image_labels"  # "masks": the fully supervised run
@@ -65,4 +74,9 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.predict = {"scales": (1.0,), "flip": False}
     config.eval = {"batch_size": 8, "max_buckets": 4}
+    if preset != "plus":
+        config.affinity.unary = False
+        config.model.head_conv = preset == "official"
+        config.fuse.empty_is_background = False
+        config.label_update.update({"scales": (1.0,), "flip": False, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0})
     return config

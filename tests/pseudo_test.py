@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from auxseg_jax.pseudo import cam, random_walk
+from auxseg_jax.pseudo import cam, random_walk, update
 from auxseg_jax.pseudo.fuse import fuse
 
 
@@ -79,3 +79,61 @@ def test_multi_scale_sees_every_view_and_no_padding():
     assert seen == [(4, 6), (4, 6), (8, 12), (8, 12), (16, 24), (16, 24)]
     assert float(found[0, :, 8:].max()) == 0.0
     assert float(found[0, 4, 0, 0]) > 3 * float(found[0, 4, 5, 0])  # mirrored views were mirrored back
+
+
+def test_veto(rng):
+    probabilities = rng.dirichlet(np.ones(3), (2, 5, 4)).astype(np.float32)
+    labels = rng.choice([0, 1, 2, 255], (2, 5, 4)).astype(np.uint8)
+    found = np.asarray(update.apply_veto(labels, probabilities, 0.3))
+    for index in np.ndindex(labels.shape):
+        kept = labels[index] != 255 and probabilities[index][labels[index]] >= 0.3
+        assert found[index] == (labels[index] if kept else 255)
+
+
+class Outputs:
+    """Stands in for a network: the same outputs for every photo, whatever its parameters."""
+
+    def __init__(self, **outputs):
+        self.outputs = outputs
+
+    def apply(self, variables, image, inside=None, dense=True):
+        del variables, inside
+        return {k: jnp.broadcast_to(v, (len(image), *v.shape[1:])) if not isinstance(v, dict) else v for k, v in self.outputs.items()}
+
+
+def logit(p):
+    return np.log(p / (1 - p)).astype(np.float32)
+
+
+def updated(**changes):
+    """The update on a photo of 2 x 2 pixels seen at 2 x 2 positions, so that nothing is interpolated."""
+    walk = np.array([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]], np.float32)[None]
+    cam_scores = np.array([[[[3.0], [1.0]], [[0.0], [-1.0]]]], np.float32)
+    salient = np.array([[[[0.9], [0.9]], [[0.9], [0.02]]]])
+    segmentation = np.array([[[[-9.0, 9.0], [9.0, -9.0]], [[0.0, 0.0], [0.0, 0.0]]]], np.float32)
+    network = Outputs(cam=cam_scores, affinity=walk, sal={"initial": logit(salient)}, seg={"initial": segmentation})
+    options = {"scales": (1.0,), "flip": False, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0} | changes
+    fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill": "ignore", "empty_is_background": False}
+    batch = {
+        "image": np.zeros((1, 2, 2, 3), np.float32),
+        "inside": np.ones((1, 2, 2), bool),
+        "labels": np.ones((1, 1), np.float32),
+        "saliency": np.array([[[0.9, 0.9], [0.0, 0.0]]], np.float32),
+    }
+    walks = {"beta": 1.0, "steps": 1, "normalize": False}
+    out = update.updated_labels({}, batch, network=network, walk=walks, fusion=fusion, **options)
+    return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
+
+
+def test_the_update_follows_the_papers_rule():
+    # CAM 1, 1/3, 0, 0 walks to 2/3, 2/3, 0, 0: below the threshold of 0.7; S = (P + S0) / 2
+    labels, saliency = updated()
+    assert labels == [[255, 255], [0, 0]]
+    assert saliency == [[230, 230], [115, 3]]
+
+
+def test_the_update_renormalises_weighs_and_vetoes():
+    assert updated(renormalize=True)[0] == [[1, 1], [0, 0]]
+    assert updated(renormalize=True, saliency_weight=0.0)[1] == [[230, 230], [0, 0]]
+    assert updated(renormalize=True, saliency_weight=1.0)[0] == [[1, 1], [255, 0]]
+    assert updated(renormalize=True, veto=0.1)[0] == [[1, 255], [0, 0]]

@@ -88,7 +88,7 @@ def test_another_config_is_refused_by_field(finished):
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"is not empty and holds no config\.json"):
+    with pytest.raises(ValueError, match=r"holds thesis\.tex but no config\.json"):
         stages.run(tiny_config(tmp_path), tmp_path)
 
 

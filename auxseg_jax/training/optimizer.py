@@ -7,7 +7,6 @@ import optax
 
 from auxseg_jax import trees
 
-
 ALGORITHMS = ("sgd", "adamw")
 
 
