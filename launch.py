@@ -13,40 +13,52 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, e.g. configs/demo.py; single fields by --config.section.field=value.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: everything it writes, and what it resumes from.", required=True)
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "predict"], "train: run, or go on with, the whole method. predict: segment photos.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: everything it writes, and what it resumes from.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "predict", "profile"],
+    "train: run, or go on with, the whole method. predict: segment photos. profile: time the loader and the train step.",
+)
 _INPUT = flags.DEFINE_string("input", None, "predict: the photos, a pattern such as 'DIR/*.jpg'.")
 _OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks.")
+
+
+_NEEDS = {"train": ("config", "workdir"), "predict": ("workdir", "input", "output"), "profile": ("config",)}
 
 
 def main(argv: list[str]) -> None:
     """Dispatches on --mode."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]} (quote the pattern of --input)")
+    missing = [f"--{name}" for name in _NEEDS[_MODE.value] if not flags.FLAGS[name].value]
+    if missing:
+        raise app.UsageError(f"--mode={_MODE.value} needs {' and '.join(missing)}")
     logging.set_verbosity(logging.WARNING)
-    from auxseg_jax import platform, stages
+    # After the flags, so that --help and mistakes answer at once.
+    from auxseg_jax import platform, profile, stages
     from auxseg_jax.report import table
     from auxseg_jax.training.loop import NonFiniteError
     from auxseg_jax.training.writer import console
 
     try:
         if _MODE.value == "predict":
-            if not (_INPUT.value and _OUTPUT.value):
-                raise app.UsageError("--mode=predict needs --input and --output")
             count = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value)
             console.print(f"{count} masks in {_OUTPUT.value}")
             return
-        if _CONFIG.value is None:
-            raise app.UsageError("--mode=train needs --config")
         platform.set_compilation_cache(_CONFIG.value.compilation_cache)
-        results = stages.run(_CONFIG.value, _WORKDIR.value)
+        if _MODE.value == "profile":
+            console.print_json(data=profile.run(_CONFIG.value))
+            return
+        table.show(stages.run(_CONFIG.value, _WORKDIR.value), console)
+        console.print(
+            f"results: {_WORKDIR.value}/results.json   masks: {_WORKDIR.value}/stage_*/val   pseudo labels: {_WORKDIR.value}/stage_*/pseudo"
+        )
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from {_WORKDIR.value}", file=sys.stderr)
+        print("\nstopped" + (f"; the same command goes on from {_WORKDIR.value}" if _MODE.value == "train" else ""), file=sys.stderr)
         sys.exit(130)
     except (ValueError, FileNotFoundError, NonFiniteError) as error:
         sys.exit(f"error: {error}")
-    table.show(results, console)
-    console.print(f"results: {_WORKDIR.value}/results.json   masks: {_WORKDIR.value}/stage_*/val   pseudo labels: {_WORKDIR.value}/stage_*/pseudo")
 
 
 if __name__ == "__main__":

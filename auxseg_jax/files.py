@@ -71,11 +71,14 @@ def write_grey_png(path: epath.PathLike, values: np.ndarray) -> None:
 
 
 def decode_plane(data: bytes) -> np.ndarray:
-    """Decodes an indexed or grey 8-bit PNG to its raw uint8 [H, W] values. Other modes raise ValueError."""
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode not in ("L", "P"):
-            raise ValueError(f"expected an 8-bit grey or indexed PNG (mode L or P), found mode {image.mode}")
-        return np.asarray(image)
+    """Decodes an indexed or grey 8-bit PNG to its raw uint8 [H, W] values. Anything else raises ValueError."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("L", "P"):
+                raise ValueError(f"expected an 8-bit grey or indexed PNG (mode L or P), found mode {image.mode}")
+            return np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable PNG ({error})") from error
 
 
 def read_plane(path: epath.PathLike) -> np.ndarray:

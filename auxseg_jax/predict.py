@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
-from PIL import Image
 
 from auxseg_jax import files, passes, platform, sharding
+from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.models.auxsegnet import final
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
@@ -86,9 +86,7 @@ class PhotoFiles:
                 faults.append(f"{path} and {seen[path.stem]} would both be written to {path.stem}.png")
             seen[path.stem] = path
             try:
-                with path.open("rb") as file, Image.open(file) as image:
-                    image.load()
-                    self.sizes.append((image.height, image.width))
+                self.sizes.append(features.check_image(path.read_bytes()))
             except (OSError, ValueError) as error:
                 faults.append(f"{path}: {error}")
         if faults:

@@ -66,7 +66,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "ignore", "empty_is_background": True}
     config.walk = {"beta": 1.0, "steps": 1, "normalize": False}
     config.label_update = {
-        "scales": (0.5, 1.0, 1.5, 2.0),
+        "scales": (0.5, 1.0, 1.5),
         "flip": True,
         "renormalize": True,
         "saliency_weight": 0.0,

@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer.clip_norm = 5.0
     config.optimizer.frozen = (r"backbone/.*_bn/.*", r"backbone/stem/.*", r"backbone/blocks_[0-2]/.*")
     config.classifier.update({"epochs": 10, "lr": 1e-2})
-    config.stages.update({"count": 3, "epochs": 10, "lr": 5e-3})
+    config.stages.update({"count": 3, "epochs": 7, "lr": 5e-3})
     if arg == "ablation":
         config.augment.crop = 160
         config.cam.scales = config.label_update.scales = (1.0,)

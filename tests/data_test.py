@@ -233,6 +233,24 @@ def test_label_pngs_keep_their_indices_and_get_the_voc_palette(tmp_path, rng):
     assert files.palette()[[0, 1, 2, 3, 15, 255]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [192, 128, 128], [224, 224, 192]]
 
 
+def test_hostile_pictures_are_errors():
+    header = features.encode_png(np.zeros((4, 4), np.uint8))
+    bomb = header[:16] + (60000).to_bytes(4, "big") * 2 + header[24:]
+    for data in (b"", b"GIF89a", header[:40], bomb):
+        with pytest.raises(ValueError, match="not a readable"):
+            features.check_image(data)
+        with pytest.raises(ValueError, match="not a readable"):
+            files.decode_plane(data)
+
+
+def test_exif_orientation_is_respected(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    data = (tmp_path / "a.jpg").read_bytes()
+    assert features.check_image(data) == features.decode_image(data).shape[:2] == (30, 20)
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "x.json").write_text("old")
     with pytest.raises(ValueError, match="Out of range float"):

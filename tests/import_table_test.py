@@ -20,6 +20,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"data"},
     "predict": LEAVES | {"models", "data", "passes"},
     "report": {"data"},
+    "profile": LEAVES | {"checks", "stages", "data", "models", "training"},
     "checks": {"sharding", "data", "models", "training", "pseudo", "predict"},
     "stages": LEAVES | {"checks", "data", "models", "training", "pseudo", "evaluation", "predict", "report"},
 }

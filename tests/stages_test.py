@@ -140,6 +140,8 @@ def test_kill_9_anywhere_and_the_same_command_ends_with_the_same_numbers(finishe
     assert "Results, percent" in output
     again = json.loads((workdir / "results.json").read_text())
     assert figures(again) == figures(results)
+    steps = [(line["phase"], line["step"]) for line in map(json.loads, log.read_text().splitlines())]
+    assert steps == [(line["phase"], line["step"]) for line in map(json.loads, (reference / "metrics.jsonl").read_text().splitlines())]
     for name in ("stage_01/pseudo/segmentation/train_00003.png", "stage_01/pseudo/saliency/train_00003.png", "stage_01/val/val_00001.png"):
         assert (workdir / name).read_bytes() == (reference / name).read_bytes(), name
 

@@ -57,8 +57,21 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """JPEG or PNG bytes -> uint8 RGB [H, W, 3]; ValueError if they cannot be decoded."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    """JPEG or PNG bytes -> uint8 RGB [H, W, 3], turned as its EXIF data say; ValueError if they cannot be decoded."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ValueError(f"not a readable image ({error.err})") from error
     if image is None:
         raise ValueError("not a readable image")
     return image
+
+
+def check_image(data: bytes) -> tuple[int, int]:
+    """(H, W) of an image that decodes to its end; ValueError otherwise (OpenCV alone fills a truncated one with grey)."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image ({error})") from error
+    return decode_image(data).shape[:2]

@@ -11,14 +11,12 @@ image_labels.txt                         "<id> <class> <class> ..."; an id alone
 import concurrent.futures
 import dataclasses
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from PIL import Image
 
 from auxseg_jax import files
 from auxseg_jax.data import features
@@ -124,9 +122,7 @@ def check_pictures(folder: Folder) -> None:
 def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
     faults = []
     try:
-        size = features.decode_image(folder.photo(name).read_bytes()).shape[:2]
-        with Image.open(io.BytesIO(folder.photo(name).read_bytes())) as image:
-            image.load()  # unlike OpenCV, raises on a truncated file
+        size = features.check_image(folder.photo(name).read_bytes())
     except (OSError, ValueError) as error:
         return [f"{name}: JPEGImages/{name}.jpg cannot be read: {error}"]
     for path in [folder.saliency(name)] + [folder.mask(name)] * has_mask:

@@ -53,6 +53,7 @@ def fit(
         start = int(state.step)
         if start >= steps:
             return state
+        writer.rewind(name, start)
         stream = batches(start)
         window: list[dict] = []
         began = time.monotonic()

@@ -11,6 +11,8 @@ import rich.progress
 import tensorboardX
 from etils import epath
 
+from auxseg_jax import files
+
 console = rich.console.Console(highlight=False, soft_wrap=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -22,7 +24,8 @@ class Writer:
     def __init__(self, workdir: epath.PathLike):
         path = epath.Path(workdir)
         path.mkdir(parents=True, exist_ok=True)
-        self._file = (path / "metrics.jsonl").open("a")
+        self._path = path / "metrics.jsonl"
+        self._file = self._path.open("a")
         self._events = tensorboardX.SummaryWriter(str(path / "tensorboard"))
 
     def __enter__(self) -> "Writer":
@@ -32,6 +35,15 @@ class Writer:
         self._file.close()
         self._events.close()
 
+    def rewind(self, phase: str, step: int) -> None:
+        """Drops the lines of `phase` after `step`: a run that was killed between checkpoints does those steps again."""
+        self._file.close()
+        lines = [line for line in self._path.read_text().splitlines() if _whole(line)]
+        records = [json.loads(line) for line in lines]
+        kept = [line for line, r in zip(lines, records, strict=True) if r["phase"] != phase or r["step"] <= step]
+        files.write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+        self._file = self._path.open("a")
+
     def scalars(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Writes scalars of one step of one phase."""
         values = {name: float(np.asarray(value)) for name, value in values.items()}
@@ -39,6 +51,11 @@ class Writer:
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(f"{phase}/{name}", value, step)
+
+
+def _whole(line: str) -> bool:
+    """Whether the line was written to its end."""
+    return line.endswith("}")
 
 
 class Progress:
