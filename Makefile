@@ -1,6 +1,7 @@
 # make demo   the whole method on generated photos, in minutes, on a laptop
 # make test   all tests
 VENV := .venv
+PYTHON3 ?= python3
 PYTHON := $(VENV)/bin/python
 WORKDIR ?= workdirs/demo
 
@@ -17,8 +18,8 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 
 $(VENV)/installed: requirements.txt
-	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
-	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	test -x $(VENV)/bin/pip || $(PYTHON3) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing; install it"; exit 1; }
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 

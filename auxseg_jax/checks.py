@@ -9,10 +9,14 @@ import ml_collections
 from auxseg_jax import predict, sharding
 from auxseg_jax.data import dataset, loader, transforms
 from auxseg_jax.models.affinity import TaskAffinity
-from auxseg_jax.models.auxsegnet import AuxSegNet
+from auxseg_jax.models.auxsegnet import BACKBONES, AuxSegNet
 from auxseg_jax.pseudo import cam, fuse, random_walk, update
 from auxseg_jax.training import loop, losses, optimizer
 
+_POSITIVE = (
+    *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "lr")),
+    *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "eval.batch_size", "eval.max_buckets", "loader.threads"),
+)
 SUPERVISION = ("image_labels", "masks")
 
 
@@ -64,12 +68,20 @@ def check(config: ml_collections.ConfigDict) -> None:
     scalars = {"seed", "supervision", "compilation_cache"}
     faults += [f"{name}: there is no such section" for name in sorted(set(config) - set(known) - scalars)]
     faults += [f"{name}: missing" for name in sorted(scalars - set(config))]
+    backbone = dict(config.model.get("backbone", {}))
+    if backbone.pop("name", None) in BACKBONES:
+        module = _fields(BACKBONES[config.model.backbone.name])
+        faults += [f"model.backbone.{name}: there is no such field; there are {', '.join(sorted(module))}" for name in sorted(set(backbone) - module)]
     if not faults:
+        for name in _POSITIVE:
+            section, field = name.split(".")
+            if not config[section][field] > 0:
+                faults.append(f"{name}={config[section][field]}: must be above 0")
+        if config.fuse.spill not in fuse.SPILL:
+            faults.append(f"fuse.spill={config.fuse.spill!r} is not one of {', '.join(fuse.SPILL)}")
         if config.supervision not in SUPERVISION:
             faults.append(f"supervision={config.supervision!r} is not one of {', '.join(SUPERVISION)}")
         if config.supervision == "image_labels" and not config.tasks.cls:
             faults.append("tasks.cls=False: without the classification branch there are no CAMs to make labels from (supervision=image_labels)")
-        if config.stages.count < 1:
-            faults.append(f"stages.count={config.stages.count}: must be at least 1")
     if faults:
         raise ValueError("the config cannot be used:\n  " + "\n  ".join(faults))

@@ -26,7 +26,7 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     The labels are made from the saliency maps: only their shapes matter.
 
     Returns:
-      loader_photos_per_second: median over batches, after the queue of the reader was emptied.
+      loader_photos_per_second: mean over 40 batches, after the queue of the reader was emptied.
       step_photos_per_second, step_seconds: median of 10 steps on a batch that is on the device.
       compile_seconds: of the step, near 0 if it is in the compilation cache.
       operations: share of the step's device time, percent, by kind of XLA operation, largest first.

@@ -9,7 +9,6 @@ and inside it at the last checkpoint. Workdir:
     stage_00/{checkpoints,params,DONE.json}            training on the labels of the phase before
     stage_00/val/<id>.png                              segmentation of the validation split
     stage_00/pseudo/{segmentation,saliency}/<id>.png   updated labels, of stage 1
-    predictions/                                       of the last stage, as stage_XX/val
     results.json
 """
 
@@ -41,12 +40,16 @@ from auxseg_jax.training.writer import Writer, console
 class Run:
     """What every phase needs: config, data, network, mesh, writer."""
 
-    def __init__(self, config: ml_collections.ConfigDict, workdir: epath.Path, writer: Writer):
-        self.config, self.workdir, self.writer = config, workdir, writer
+    writer: Writer
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: epath.Path):
+        self.config, self.workdir = config, workdir
         self.mesh: Mesh = sharding.make_mesh(**config.mesh)
         for section in (config.classifier, config.stages, config.eval):
             sharding.check_batch_size(section.batch_size, self.mesh)
         self.data = dataset_lib.prepare(**config.data)
+        if config.supervision == "masks" and not self.data.has_masks(self.data.train_split):
+            raise ValueError(f"supervision=masks: the split {self.data.train_split!r} has no pixel labels")
         self.network = build_network(config, self.data.num_classes)
 
     def params(self, directory: epath.PathLike) -> dict:
@@ -67,14 +70,14 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     """
     workdir = epath.Path(workdir).expanduser()
     checks.check(config)
-    claim(config, workdir)
+    check_workdir(config, workdir)
     results = workdir / "results.json"
     if results.exists():
         console.print(f"{workdir} is finished; these are its results.")
         return files.read_json(results)
-    with Writer(workdir) as writer:
-        this = Run(config, workdir, writer)
-        files.write_json(workdir / "manifest.json", manifest.collect(config, this.data))
+    this = Run(config, workdir)  # before anything is written: a wrong path costs no workdir
+    claim(config, workdir, this.data)
+    with Writer(workdir) as this.writer:
         outcome = _phases(this)
     files.write_json(results, outcome)
     return outcome
@@ -96,10 +99,13 @@ def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike
     paths = sorted(epath.Path(name) for name in glob.glob(os.path.expanduser(pattern), recursive=True))
     if not paths:
         raise FileNotFoundError(f"no file matches --input={pattern!r}")
+    overwritten = {path.resolve() for path in paths} & {(epath.Path(output) / f"{path.stem}.png").resolve() for path in paths}
+    if overwritten:
+        raise ValueError(f"the masks would overwrite the photos, {min(overwritten)} first; choose another --output")
     config = ml_collections.ConfigDict(files.read_json(workdir / "config.json"))
     classes = files.read_json(workdir / "manifest.json")["data"]["classes"]
     platform.set_compilation_cache(config.compilation_cache)
-    mesh = sharding.make_mesh(**config.mesh)
+    mesh = sharding.make_mesh(data=1)
     network = build_network(config, len(classes) - 1)
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
     photos = predict.PhotoFiles(paths)
@@ -124,8 +130,18 @@ def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tupl
     return loader.PhotoReader(source, **config.eval, **config.loader, **auxsegnet.normalisation(config.model), sizes=sizes)
 
 
-def claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-    """Writes config.json into a new workdir; refuses one whose config.json differs.
+def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:
+    """Writes config.json and manifest.json into a new workdir; refuses one that was begun with other data."""
+    path = workdir / "manifest.json"
+    if not path.exists():
+        files.write_json(workdir / "config.json", manifest.plain(config))
+        files.write_json(path, manifest.collect(config, data))
+    elif files.read_json(path)["data"]["digest"] != data.digest:
+        raise ValueError(f"the data of {workdir} have changed since it was begun; choose another --workdir")
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+    """Refuses a workdir whose config.json differs, or one that is none.
 
     A new workdir may hold `classifier/` and `cam/` copied from another run: experiments on the stages share them.
     """
@@ -135,7 +151,6 @@ def claim(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
         strange = sorted({p.name for p in workdir.iterdir()} - {"classifier", "cam"}) if workdir.exists() else []
         if strange:
             raise ValueError(f"{workdir} holds {strange[0]} but no config.json, so it is no workdir; choose another --workdir")
-        files.write_json(path, ours)
         return
     old, new = (ml_collections.ConfigDict(c) for c in (files.read_json(path), ours))
     old, new = (trees.flatten(c.to_dict()) for c in (old, new))

@@ -22,7 +22,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.seed = 0
     config.supervision = "image_labels"  # "masks": the fully supervised run
     config.compilation_cache = "~/.cache/auxseg_jax/xla"
-    config.mesh = {"data": -1}
+    config.mesh = {"data": 1}
     config.data = {"builder": "", "train_split": "train", "val_split": "val", "cache_dir": "~/.cache/auxseg_jax/data"}
     config.loader = {"threads": 2, "prefetch": 8}
     config.augment = {"crop": 321, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.3}
@@ -48,13 +48,12 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
 
     config.loss = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
     config.optimizer = {
-        "algorithm": "sgd",
         "power": 0.9,
         "warmup": 0,
         "clip_norm": 0.0,
         "momentum": 0.9,
         "weight_decay": 1e-5,
-        "heads": (r"(cls|seg|sal)_.*", r"cross_.*"),
+        "heads": (r"(cls|seg|sal|cross)_.*",),
         "head_multiplier": 10.0,
         "frozen": (),
     }
@@ -64,7 +63,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
 
     config.cam = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True}
     config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "ignore", "empty_is_background": True}
-    config.walk = {"beta": 1.0, "steps": 1, "normalize": False}
+    config.walk = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
     config.label_update = {
         "scales": (0.5, 1.0, 1.5),
         "flip": True,

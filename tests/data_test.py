@@ -74,6 +74,7 @@ def test_a_changed_folder_is_prepared_anew(folder, tmp_path):
 def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
     (folder / "JPEGImages" / "a1.jpg").unlink()
     (folder / "Saliency" / "a2.png").unlink()
+    (folder / "JPEGImages" / "a4.jpg").write_bytes(b"")
     (folder / "SegmentationClass" / "b1.png").unlink()
     (folder / "image_labels.txt").write_text("a1 cat\na1 cat\na2 horse\na3\na4\nb1\n")
     (folder / "ImageSets/Segmentation/train.txt").write_text("a1\na1\n../secret\na2\na3\na4\nb1\n")
@@ -90,6 +91,7 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
         "train.txt line 3: '../secret' is not an id",
         "b1: is in split train and in split val",
         "b2: split val names it, image_labels.txt does not",
+        "a4: JPEGImages/a4.jpg cannot be read",
     ):
         assert expected in text, f"{expected!r} is not in:\n{text}"
     assert not (tmp_path / "cache").exists()

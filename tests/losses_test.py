@@ -78,7 +78,6 @@ def test_groups_momentum_and_weight_decay(rng):
     names = ("backbone/conv/kernel", "backbone/bn/scale", "seg_head/predict/kernel")
     flat = {name: rng.normal(size=3).astype(np.float32) for name in names}
     options = {
-        "algorithm": "sgd",
         "lr": 0.1,
         "power": 0.9,
         "warmup": 0,

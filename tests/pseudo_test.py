@@ -8,23 +8,26 @@ from auxseg_jax.pseudo import cam, random_walk, update
 from auxseg_jax.pseudo.fuse import fuse
 
 
+@pytest.mark.parametrize("restart", [0.0, 0.3])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("beta", "steps"), [(1.0, 1), (1.0, 3), (4.0, 2), (2.5, 0)])
-def test_random_walk(rng, beta, steps, normalize):
+def test_random_walk(rng, beta, steps, normalize, restart):
     maps = rng.random((2, 7, 5, 3)).astype(np.float32)
     matrix = rng.dirichlet(np.ones(35), (2, 35)).astype(np.float32)
-    found = random_walk.random_walk(maps, matrix, beta=beta, steps=steps, normalize=normalize)
+    found = random_walk.random_walk(maps, matrix, beta=beta, steps=steps, normalize=normalize, restart=restart)
     for b in range(2):
         walk = matrix[b].astype(np.float64) ** beta
         if normalize:
             walk /= walk.sum(1, keepdims=True)
-        expected = np.linalg.matrix_power(walk, steps) @ maps[b].reshape(35, 3)
+        start = expected = maps[b].reshape(35, 3).astype(np.float64)
+        for _ in range(steps):
+            expected = (1 - restart) * walk @ expected + restart * start
         np.testing.assert_allclose(found[b].reshape(35, 3), expected, rtol=2e-5, atol=1e-7)
 
 
 def test_the_papers_walk_is_one_product(rng):
     maps, matrix = rng.random((1, 3, 4, 2)).astype(np.float32), rng.random((1, 12, 12)).astype(np.float32)
-    found = random_walk.random_walk(maps, matrix, beta=1.0, steps=1, normalize=False)
+    found = random_walk.random_walk(maps, matrix, beta=1.0, steps=1, normalize=False, restart=0.0)
     np.testing.assert_array_equal(found.reshape(12, 2), jnp.einsum("bij,bjc->bic", matrix, maps.reshape(1, 12, 2))[0])
 
 
@@ -120,7 +123,7 @@ def updated(**changes):
         "labels": np.ones((1, 1), np.float32),
         "saliency": np.array([[[0.9, 0.9], [0.0, 0.0]]], np.float32),
     }
-    walks = {"beta": 1.0, "steps": 1, "normalize": False}
+    walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
     out = update.updated_labels({}, batch, network=network, walk=walks, fusion=fusion, **options)
     return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
 

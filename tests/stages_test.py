@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -194,8 +195,9 @@ def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
         {"affinity__pairwise": False},
         {"affinity__unary": False, "affinity__refine": "seg"},
         {"tasks__sal": False},
+        {"affinity__cross_task": False},
     ],
-    ids=["no affinity", "unary", "pairwise", "no saliency task"],
+    ids=["no affinity", "unary", "pairwise", "no saliency task", "no fusion across tasks"],
 )
 @pytest.mark.slow
 def test_the_loop_runs_with_every_kind_of_affinity(tmp_path, changes):
@@ -222,11 +224,12 @@ def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, "msrc:full", "msrc:paper", "msrc:official", "msrc:ablation"])
 @pytest.mark.slow
 def test_every_config_starts(name, tmp_path):
     """One classifier step, CAMs, one stage step, update, evaluation: with the config's own network, on four small photos."""
-    config = importlib.import_module(f"configs.{name}").get_config()
+    name, *argument = name.split(":")
+    config = importlib.import_module(f"configs.{name}").get_config(*argument)
     config.compilation_cache = ""
     config.data = {"builder": "shapes", "train_split": "train", "val_split": "val", "cache_dir": str(tmp_path / "data")}
     config.data.update({"seed": 0, "sizes": ((48, 64),), "train_photos": 8, "val_photos": 8})
@@ -236,3 +239,71 @@ def test_every_config_starts(name, tmp_path):
     config.classifier.epochs = config.stages.epochs = config.stages.count = 1
     results = stages.run(config, tmp_path / "run")
     assert results["final"]["stage"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fuse.spill", "x", "fuse.spill='x' is not one of ignore, background"),
+        ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0"),
+        ("log.log_every", 0, "log.log_every=0: must be above 0"),
+        ("augment.crop", 0, "augment.crop=0: must be above 0"),
+        ("stages.batch_size", 0, "stages.batch_size=0: must be above 0"),
+        ("model.backbone.stride", 8, "model.backbone.stride: there is no such field; there are output_stride, width"),
+        ("supervision", "boxes", "supervision='boxes' is not one of"),
+        ("tasks.cls", False, "without the classification branch there are no CAMs"),
+    ],
+)
+def test_values_that_cannot_work_are_named_before_anything_is_written(tmp_path, field, value, message):
+    config = tiny_config(tmp_path)
+    *sections, name = field.split(".")
+    section = config
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    with pytest.raises(ValueError, match=message):
+        stages.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_data_root_costs_no_workdir(tmp_path):
+    config = tiny_config(tmp_path)
+    config.data = {"builder": "voc_folder", "train_split": "train", "val_split": "val", "cache_dir": str(tmp_path), "root": str(tmp_path / "no")}
+    with pytest.raises(ValueError, match="there is no such folder"):
+        stages.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_changed_data_are_refused(finished, tmp_path):
+    workdir, _, config = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    manifest["data"]["digest"] = "other"
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"the data of .* have changed since it was begun"):
+        stages.run(config, tmp_path / "run")
+
+
+def test_predict_does_not_overwrite_photos(finished, tmp_path):
+    workdir, *_ = finished
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ValueError, match="the masks would overwrite the photos"):
+        stages.predict_photos(workdir, f"{tmp_path}/*.png", tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_real_photos(msrc, tmp_path):
+    """The shortest run on real photos: everything is read, trained on, updated and scored."""
+    config = importlib.import_module("configs.msrc").get_config("ablation")
+    config.compilation_cache, config.data.cache_dir, config.data.root = "", str(tmp_path / "data"), str(msrc)
+    config.augment.crop = 64
+    config.classifier.epochs = config.stages.epochs = 0.05
+    config.data.val_split = "train"  # one bucket plan less to compile
+    config.eval.max_buckets = 1
+    results = stages.run(config, tmp_path / "run")
+    assert results["manifest"]["data"]["classes"][0] == "background"
+    # CAMs of a hardly trained classifier, but real saliency: most of what is labelled is right
+    assert results["pseudo"][0]["saliency_max_f"] > 80

@@ -17,7 +17,6 @@ from auxseg_jax.training.writer import Writer
 WEIGHTS = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
 AFFINITY = {"pairwise": True, "unary": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
 OPTIONS = {
-    "algorithm": "sgd",
     "lr": 0.05,
     "power": 0.9,
     "warmup": 0,

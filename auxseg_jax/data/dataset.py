@@ -102,8 +102,14 @@ def _shapes(*, train_split: str, val_split: str, seed: int, sizes, train_photos:
 def _voc_folder(*, train_split: str, val_split: str, root: str):
     if not root:
         raise ValueError("data.root is empty: name the folder, --config.data.root=DIR")
-    folder = voc_folder.read_folder(root, [train_split] if train_split == val_split else [train_split, val_split])
-    check = functools.partial(voc_folder.check_pictures, folder)
+    folder, faults = voc_folder.read_folder(root, [train_split] if train_split == val_split else [train_split, val_split])
+    if faults:
+        raise voc_folder.DataError(root, faults + voc_folder.picture_faults(folder))
+
+    def check() -> None:
+        if faults := voc_folder.picture_faults(folder):
+            raise voc_folder.DataError(root, faults)
+
     return folder.classes, folder.digest(), check, functools.partial(voc_folder.VocFolder, folder=folder)
 
 

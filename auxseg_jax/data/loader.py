@@ -79,7 +79,7 @@ def buckets(sizes: Sequence[tuple[int, int]], limit: int) -> dict[tuple[int, int
     Every bucket costs one compilation of each program that sees whole photos.
     """
     if limit < 1:
-        raise ValueError(f"loader.max_buckets must be at least 1, got {limit}")
+        raise ValueError(f"eval.max_buckets must be at least 1, got {limit}")
     step, groups = 1, {}
     while True:  # a rough grid first, so that the pairs below stay few
         groups = {}

@@ -19,7 +19,7 @@ def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def rescale(example: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
-    """Resizes photo and saliency bilinearly (half-pixel centres, no antialiasing), labels to the nearest pixel."""
+    """Resizes photo and saliency bilinearly (half-pixel centres, no antialiasing), labels by cv2's INTER_NEAREST, as the authors do."""
     height, width = example["image"].shape[:2]
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     how = {"image": cv2.INTER_LINEAR, "saliency": cv2.INTER_LINEAR, "segmentation": cv2.INTER_NEAREST}

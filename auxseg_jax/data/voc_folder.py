@@ -64,7 +64,7 @@ class Folder:
 
     def digest(self) -> str:
         """Hash of the lists and of every file's name, size and time: the prepared copy is stale when it changes."""
-        state = hashlib.sha256(repr((str(self.root), self.classes, self.ids, self.masks)).encode())
+        state = hashlib.sha256(repr((str(self.root), self.classes, self.ids, self.masks, str(VocFolder.VERSION))).encode())
         for name in sorted(self.labels):
             state.update(name.encode() + self.labels[name].tobytes())
         for split, names in self.ids.items():
@@ -75,11 +75,14 @@ class Folder:
         return state.hexdigest()[:16]
 
 
-def read_folder(root: str, splits: Sequence[str]) -> Folder:
+def read_folder(root: str, splits: Sequence[str]) -> tuple[Folder, list[str]]:
     """Reads the lists of `root` for the splits named, and checks that every file they name is there.
 
+    Returns:
+      The folder, and every fault found.
+
     Raises:
-      DataError: with every fault found.
+      DataError: there is no such folder.
     """
     path = epath.Path(root).expanduser()
     if not path.is_dir():
@@ -89,7 +92,8 @@ def read_folder(root: str, splits: Sequence[str]) -> Folder:
     labels = _read_labels(path / "image_labels.txt", classes, faults)
     ids = {split: _read_split(path / "ImageSets" / "Segmentation" / f"{split}.txt", faults) for split in splits}
     for a, b in [(a, b) for i, a in enumerate(ids) for b in list(ids)[i + 1 :]]:
-        faults += [f"{name}: is in split {a} and in split {b}" for name in ids[a] if name in set(ids[b])]
+        others = set(ids[b])
+        faults += [f"{name}: is in split {a} and in split {b}" for name in ids[a] if name in others]
     folder = Folder(path, classes, ids, labels, ())
     listed = {kind: _names(path / kind) for kind in ("JPEGImages", "Saliency", "SegmentationClass")}
     with_masks = []
@@ -105,21 +109,19 @@ def read_folder(root: str, splits: Sequence[str]) -> Folder:
         if len(without) < len(names):
             with_masks.append(split)
             faults += [f"{name}: no mask SegmentationClass/{name}.png, but other photos of split {split} have one" for name in without]
-    if faults:
-        raise DataError(path, faults)
-    return dataclasses.replace(folder, masks=tuple(with_masks))
+    return dataclasses.replace(folder, masks=tuple(with_masks)), faults
 
 
-def check_pictures(folder: Folder) -> None:
-    """Decodes every photo, saliency map and mask of the folder's splits; raises DataError with every fault found."""
+def picture_faults(folder: Folder) -> list[str]:
+    """Decodes every photo, saliency map and mask that is there, and returns every fault found."""
     jobs = [(folder, name, split in folder.masks) for split, names in folder.ids.items() for name in names]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = [fault for found in pool.map(_picture_faults, *zip(*jobs, strict=True)) for fault in found]
-    if faults:
-        raise DataError(folder.root, faults)
+        return [fault for found in pool.map(lambda job: _picture_faults(*job), jobs) for fault in found]
 
 
 def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
+    if not folder.photo(name).exists():  # read_folder has said so
+        return []
     faults = []
     try:
         size = features.check_image(folder.photo(name).read_bytes())
@@ -127,6 +129,8 @@ def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
         return [f"{name}: JPEGImages/{name}.jpg cannot be read: {error}"]
     for path in [folder.saliency(name)] + [folder.mask(name)] * has_mask:
         where = f"{name}: {path.parent.name}/{path.name}"
+        if not path.exists():
+            continue
         try:
             plane = files.decode_plane(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -185,7 +189,7 @@ def _read_labels(path: epath.Path, classes: tuple[str, ...], faults: list[str]) 
 
 
 def _read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
-    names: list[str] = []
+    names: dict[str, None] = {}  # a set that keeps its order
     lines = _read_lines(path, faults)
     for number, name in lines:
         if "/" in name or "\\" in name or name in (".", "..") or len(name.split()) != 1:
@@ -193,7 +197,7 @@ def _read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
         elif name in names:
             faults.append(f"{path.name} line {number}: {name} stands there twice")
         else:
-            names.append(name)
+            names[name] = None
     if not lines and path.exists():
         faults.append(f"{path.name}: names no photo")
     return tuple(names)

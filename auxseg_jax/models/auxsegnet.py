@@ -1,6 +1,6 @@
 """AuxSegNet+: one backbone, three branches, affinities across them (METHOD: arXiv 2107.11787 and 2403.01156).
 
-Parameter paths say the paper's part: backbone/..., cls_head/kernel, {seg,sal}_branch/conv_d6, {seg,sal}_affinity/theta,
+Parameter paths say the paper's part: backbone/..., cls_head/kernel, {seg,sal}_branch/conv_{1,2}, {seg,sal}_affinity/theta,
 {seg,sal}_head/{conv,predict}, cross_pairwise/conv_3x3, cross_unary/conv_3x3, {seg,sal}_gamma. Learning-rate groups, frozen
 parameters and weight loading go by them.
 """
@@ -16,8 +16,11 @@ from auxseg_jax.models import efficientnet_lite, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
 from auxseg_jax.models.layers import resize_nearest
 
-BACKBONES = {"efficientnet_lite0": efficientnet_lite, "tiny": tiny}
-_CLASSES = {"efficientnet_lite0": efficientnet_lite.EfficientNetLite0, "tiny": tiny.Tiny}
+BACKBONES = {"efficientnet_lite0": efficientnet_lite.EfficientNetLite0, "tiny": tiny.Tiny}
+_NORMALISATION = {
+    "efficientnet_lite0": {"mean": efficientnet_lite.MEAN, "std": efficientnet_lite.STD},
+    "tiny": {"mean": tiny.MEAN, "std": tiny.STD},
+}
 REFINE = ("none", "seg", "both")
 
 
@@ -91,7 +94,7 @@ class AuxSegNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, inside: jax.Array | None = None, dense: bool = True) -> dict[str, Any]:
         spec = dict(self.backbone)
-        features = _CLASSES[spec.pop("name")](**spec, name="backbone")(image, train)
+        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, train)
         if inside is not None:
             inside = resize_nearest(inside, features.shape[1:3])
         outputs: dict[str, Any] = {}
@@ -169,5 +172,4 @@ def build(*, num_classes: int, model: Any, affinity: Any, tasks: Any) -> AuxSegN
 
 def normalisation(model: Any) -> dict[str, tuple[float, ...]]:
     """{"mean", "std"} on the 0..255 scale, of RGB, that the backbone was trained with."""
-    module = BACKBONES[model["backbone"]["name"]]
-    return {"mean": module.MEAN, "std": module.STD}
+    return _NORMALISATION[model["backbone"]["name"]]

@@ -22,8 +22,8 @@ def resize_nearest(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation by stored statistics: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
 
-    All four are parameters, so that they are loaded, saved and named like the rest; what keeps them from training is
-    `optimizer.frozen`.
+    All four are parameters, so that they are loaded, saved and named like the rest. They get no gradient; name them in
+    `optimizer.frozen` too, which also keeps weight decay off them.
     """
 
     epsilon: float = 1e-5
@@ -35,6 +35,7 @@ class FrozenBatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         mean = self.param("mean", nn.initializers.zeros, shape)
         var = self.param("var", nn.initializers.ones, shape)
+        scale, bias, mean, var = (lax.stop_gradient(p) for p in (scale, bias, mean, var))
         factor = scale * lax.rsqrt(var + self.epsilon)
         return x * factor + (bias - mean * factor)
 

@@ -30,7 +30,7 @@ _MODULES = {
 def load_backbone(name: str, params: dict) -> dict:
     """`params` of the backbone with the ImageNet weights of `name` in place; every name and shape must agree."""
     if name != "efficientnet_lite0":
-        raise ValueError(f"there are no ImageNet weights for the backbone {name!r}; set pretrained=False")
+        raise ValueError(f"there are no ImageNet weights for the backbone {name!r}; set pretrained.imagenet=False")
     return trees.merge_strict(params, efficientnet_lite0(), excused=CLASSIFIER)
 
 

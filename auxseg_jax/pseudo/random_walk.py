@@ -1,5 +1,5 @@
-"""Random walk of CAMs on a learned affinity (PSA, arXiv 1803.10464; with beta 1, one step and no normalisation the rule
-of AuxSegNet, arXiv 2107.11787: CAM <- A CAM)."""
+"""Random walk of CAMs on a learned affinity (PSA, arXiv 1803.10464; with beta 1, one step, no normalisation and no restart
+the rule of AuxSegNet, arXiv 2107.11787: CAM <- A CAM)."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ def transition(affinity: jax.Array, *, beta: float, normalize: bool) -> jax.Arra
     return matrix / (matrix.sum(-1, keepdims=True) + 1e-20) if normalize else matrix
 
 
-def random_walk(cam: jax.Array, affinity: jax.Array, *, beta: float, steps: int, normalize: bool) -> jax.Array:
-    """T ** steps applied to the CAMs.
+def random_walk(cam: jax.Array, affinity: jax.Array, *, beta: float, steps: int, normalize: bool, restart: float) -> jax.Array:
+    """CAM <- (1 - restart) T CAM + restart CAM_0, `steps` times; without restart T ** steps applied to the CAMs.
 
     Args:
       cam: [B, h, w, C].
@@ -20,8 +20,15 @@ def random_walk(cam: jax.Array, affinity: jax.Array, *, beta: float, steps: int,
       beta: sharpens the affinity.
       steps: number of applications of T; 0 leaves the CAMs as they are.
       normalize: rows of T sum to 1, so that CAMs stay in their range.
+      restart: probability of a walker to return to where it began. An affinity that is not yet trained sends all walkers to
+        the same few positions; the restart keeps what the CAM itself says.
     """
     matrix = transition(affinity, beta=beta, normalize=normalize)
     flat = cam.reshape(cam.shape[0], -1, cam.shape[-1])
-    flat = jax.lax.fori_loop(0, steps, lambda _, state: jnp.einsum("bij,bjc->bic", matrix, state), flat)
-    return flat.reshape(cam.shape)
+    start = restart * flat
+
+    def walk(_, state):
+        moved = jnp.einsum("bij,bjc->bic", matrix, state)
+        return (1 - restart) * moved + start if restart else moved
+
+    return jax.lax.fori_loop(0, steps, walk, flat).reshape(cam.shape)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from auxseg_jax import files, passes, platform, sharding
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.models.auxsegnet import final
-from auxseg_jax.models.layers import resize_bilinear
+from auxseg_jax.models.layers import resize_bilinear, resize_nearest
 from auxseg_jax.pseudo import cam as cam_lib
 from auxseg_jax.pseudo.fuse import fuse
 from auxseg_jax.pseudo.random_walk import random_walk
@@ -72,6 +72,7 @@ def updated_labels(
     maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], grid, scales=scales, flip=flip)
     if "affinity" in outputs:
         maps = random_walk(maps, outputs["affinity"], **walk)
+        maps *= resize_nearest(batch["inside"], grid)[..., None]
         if renormalize:
             maps = cam_lib.normalize(maps)
     saliency = batch["saliency"]

@@ -57,6 +57,7 @@ def fit(
         stream = batches(start)
         window: list[dict] = []
         began = time.monotonic()
+        note = ""
         with progress(name, steps, unit="step", start=start) as bar:
             for step in range(start + 1, steps + 1):
                 batch = sharding.put_batch(next(stream), mesh)
@@ -71,8 +72,6 @@ def fit(
                     note = f"{values['photos_per_second']:.0f} photos/s loss {values['loss']:.4f}"
                     if step % checkpoint_every == 0 or step == steps:
                         checkpoints.save(state)
-                else:
-                    note = ""
                 bar.advance(1, note)
     return state
 
@@ -88,6 +87,7 @@ def _drain(window: list[dict], names: list[str], step: int) -> dict[str, float]:
             at = step - len(window) + 1 + offset
             raise NonFiniteError(
                 f"not finite at step {at}: {', '.join(losses) or 'no loss'}; gradients of {', '.join(grads[:10]) or 'none'}"
-                f"{f' and {len(grads) - 10} more' if len(grads) > 10 else ''}. Nothing of it was saved: lower optimizer.lr and start again."
+                f"{f' and {len(grads) - 10} more' if len(grads) > 10 else ''}. The last checkpoint is from before; "
+                "with a lower learning rate (or optimizer.clip_norm, optimizer.warmup) it is another run: choose a new --workdir."
             )
     return {key: float(np.mean([m[key] for m in window])) for key in window[0]}

@@ -1,4 +1,4 @@
-"""The recipes' parameter groups and poly schedule, for SGD or AdamW."""
+"""The recipes' parameter groups and poly schedule, for SGD."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,6 @@ import jax
 import optax
 
 from auxseg_jax import trees
-
-ALGORITHMS = ("sgd", "adamw")
 
 
 def poly_schedule(lr: float, power: float, steps: int, warmup: int = 0) -> optax.Schedule:
@@ -22,7 +20,6 @@ def make_optimizer(
     params: dict,
     steps: int,
     *,
-    algorithm: str,
     lr: float,
     power: float,
     warmup: int,
@@ -33,21 +30,16 @@ def make_optimizer(
     head_multiplier: float,
     frozen: Sequence[str],
 ) -> optax.GradientTransformation:
-    """The optimiser of one phase; g below is the gradient, clipped by its global norm.
-
-    "sgd": buf = momentum * buf + (g + weight_decay * p), p -= lr(step) * multiplier * buf.
-    "adamw" (arXiv 1711.05101): beta 0.9 and 0.999, p -= lr(step) * multiplier * (adam(g) + weight_decay * p).
+    """SGD: buf = momentum * buf + (g + weight_decay * p), p -= lr(step) * multiplier * buf, g clipped by its global norm.
 
     Args:
       params: the parameters, or their shapes; names decide the groups.
       steps: length of the schedule.
-      algorithm: "sgd" or "adamw".
       lr: base learning rate, of everything that is not a head.
       power: of the poly decay.
       warmup: steps of linear warm-up.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 turns that off.
-      momentum: of SGD.
-      weight_decay: added to the gradient by SGD, decoupled from it by AdamW, as in torch.
+      momentum, weight_decay: of SGD; weight decay is added to the gradient, as torch does.
       heads: regular expressions of the parameters whose rate is `head_multiplier * lr`.
       frozen: regular expressions of the parameters that do not train.
     """
@@ -57,13 +49,8 @@ def make_optimizer(
         trees.mask(params, heads),
     )
 
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"optimizer.algorithm={algorithm!r} is not one of {', '.join(ALGORITHMS)}")
-
     def group(multiplier: float) -> optax.GradientTransformation:
         schedule = poly_schedule(lr * multiplier, power, steps, warmup)
-        if algorithm == "adamw":
-            return optax.adamw(schedule, weight_decay=weight_decay)
         return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
 
     by_group = optax.partition({"base": group(1.0), "head": group(head_multiplier), "frozen": optax.set_to_zero()}, groups)
