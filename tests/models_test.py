@@ -100,6 +100,22 @@ def test_positions_outside_the_photo_are_no_keys(image):
 
 
 @pytest.mark.parametrize(
+    "backbone", [{"name": "tiny", "output_stride": 8, "width": 16}, {"name": "efficientnet_lite0", "output_stride": 16, "head": False}]
+)
+def test_a_photo_gives_the_same_outputs_in_every_bucket(rng, backbone):
+    net = network({"cross_task": False}, backbone=backbone)  # the fusion's 3x3 convolution sees another row length
+    image = rng.normal(size=(1, 32, 48, 3)).astype(np.float32)
+    padded, inside = np.zeros((1, 64, 80, 3), np.float32), np.zeros((1, 64, 80), bool)
+    padded[:, :32, :48], inside[:, :32, :48] = image, True
+    params = jax.tree.map(lambda p: p + 0.1, jax.jit(net.init)(jax.random.key(0), image)["params"])  # biases are not 0
+    one, two = (jax.jit(net.apply)({"params": params}, x, inside=i) for x, i in ((image, np.ones((1, 32, 48), bool)), (padded, inside)))
+    rows, columns = one["cam"].shape[1:3]
+    for a, b in ((one["cam"], two["cam"]), (one["seg"]["refined"], two["seg"]["refined"]), (one["sal"]["initial"], two["sal"]["initial"])):
+        np.testing.assert_allclose(a, b[:, :rows, :columns], rtol=2e-4, atol=2e-4 * np.abs(a).max())
+    np.testing.assert_allclose(one["cls_logits"], two["cls_logits"], rtol=2e-4)
+
+
+@pytest.mark.parametrize(
     ("affinity", "model", "message"),
     [
         ({"refine": "all"}, {}, "affinity.refine='all' is not one of none, seg, both"),

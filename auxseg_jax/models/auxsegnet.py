@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from auxseg_jax.models import efficientnet_lite, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
-from auxseg_jax.models.layers import resize_nearest
+from auxseg_jax.models.layers import resize_nearest, zero_outside
 
 BACKBONES = {"efficientnet_lite0": efficientnet_lite.EfficientNetLite0, "tiny": tiny.Tiny}
 _NORMALISATION = {
@@ -31,9 +31,9 @@ class TaskBranch(nn.Module):
     dilations: Sequence[int]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
         for number, rate in enumerate(self.dilations, 1):
-            x = nn.relu(_conv3x3(self.channels, rate, f"conv_{number}")(x))
+            x = nn.relu(_conv3x3(self.channels, rate, f"conv_{number}")(zero_outside(x, inside)))
         return x
 
 
@@ -44,9 +44,9 @@ class TaskHead(nn.Module):
     dilation: int | None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
         if self.dilation is not None:
-            x = nn.relu(_conv3x3(x.shape[-1], self.dilation, "conv")(x))
+            x = nn.relu(_conv3x3(x.shape[-1], self.dilation, "conv")(zero_outside(x, inside)))
         return nn.Conv(self.outputs, (1, 1), use_bias=False, kernel_init=nn.initializers.xavier_uniform(), name="predict")(x)
 
 
@@ -71,8 +71,9 @@ class AuxSegNet(nn.Module):
     Call:
       image: float32 [B, H, W, 3], normalised for the backbone.
       train: dropout on; needs the rng "dropout".
-      inside: bool [B, H, W] or None: which pixels are photo and not padding of a bucket. Padding is left out of the
-        global average pool and of the affinities' keys.
+      inside: bool [B, H, W] or None: which pixels are photo and not padding of a bucket. Padding is zero to every
+        convolution and left out of the pool and of the affinities' keys: where sizes are multiples of the stride, a photo
+        gives the same outputs in every bucket.
       dense: False stops after the classification branch (its training, its CAMs).
 
     Returns a dict; the caller picks, XLA prunes the rest:
@@ -94,7 +95,7 @@ class AuxSegNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, inside: jax.Array | None = None, dense: bool = True) -> dict[str, Any]:
         spec = dict(self.backbone)
-        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, train)
+        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, inside)
         if inside is not None:
             inside = resize_nearest(inside, features.shape[1:3])
         outputs: dict[str, Any] = {}
@@ -122,10 +123,10 @@ class AuxSegNet(nn.Module):
         for task, channels in (("seg", self.num_classes + 1), ("sal", 1)):
             if task == "sal" and not self.tasks["sal"]:
                 continue
-            embedded = TaskBranch(self.channels, self.dilations[:2], name=f"{task}_branch")(features)
+            embedded = TaskBranch(self.channels, self.dilations[:2], name=f"{task}_branch")(features, inside)
             enhanced, affinity, attention = TaskAffinity(**switches, name=f"{task}_affinity")(embedded, inside)
             rate = self.dilations[2] if self.head_conv else None
-            outputs[task] = {"initial": TaskHead(channels, rate, name=f"{task}_head")(enhanced)}
+            outputs[task] = {"initial": TaskHead(channels, rate, name=f"{task}_head")(enhanced, inside)}
             pairwise.append(affinity)
             unary.append(attention)
         # One task, or cross_task off: the segmentation task's own affinity serves.

@@ -6,7 +6,7 @@ Parameter paths: stem, stem_bn, blocks_<0..15>/{expand,expand_bn,depthwise,depth
 import flax.linen as nn
 import jax
 
-from auxseg_jax.models.layers import DepthwiseConv, FrozenBatchNorm, PointwiseConv
+from auxseg_jax.models.layers import DepthwiseConv, FrozenBatchNorm, PointwiseConv, zero_outside
 
 # repeats, kernel, stride of the first block, expansion, output channels
 _STAGES = (
@@ -33,11 +33,12 @@ class Block(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
         y = x
         if self.expansion != 1:
             y = PointwiseConv(x.shape[-1] * self.expansion, name="expand")(y)
             y = nn.relu6(FrozenBatchNorm(_EPSILON, name="expand_bn")(y))
+        y = zero_outside(y, inside)
         y = DepthwiseConv(self.size, self.stride, self.dilation, name="depthwise")(y)
         y = nn.relu6(FrozenBatchNorm(_EPSILON, name="depthwise_bn")(y))
         y = FrozenBatchNorm(_EPSILON, name="project_bn")(PointwiseConv(self.features, name="project")(y))
@@ -58,8 +59,7 @@ class EfficientNetLite0(nn.Module):
     head: bool = True
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        del train  # no dropout inside
+    def __call__(self, image: jax.Array, inside: jax.Array | None = None) -> jax.Array:
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"backbone.output_stride must be 8, 16 or 32, got {self.output_stride}")
         x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, kernel_init=nn.initializers.he_normal(), name="stem")(image)
@@ -73,7 +73,7 @@ class EfficientNetLite0(nn.Module):
                     dilation *= block_stride
                     block_stride = 1
                 stride *= block_stride
-                x = Block(size, block_stride, block_dilation, expansion, features, name=f"blocks_{index}")(x)
+                x = Block(size, block_stride, block_dilation, expansion, features, name=f"blocks_{index}")(x, inside)
                 index += 1
         if not self.head:
             return x

@@ -19,6 +19,11 @@ def resize_nearest(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
     return mask[:, rows][:, :, columns]
 
 
+def zero_outside(x: jax.Array, inside: jax.Array | None) -> jax.Array:
+    """[B, h, w, C] with 0 where the photo [B, H, W] is not: to a convolution, padding of a bucket is then zero padding."""
+    return x if inside is None else x * resize_nearest(inside, x.shape[1:3])[..., None]
+
+
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation by stored statistics: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
 
