@@ -1,4 +1,4 @@
-"""8 fake CPU devices, set before jax starts; shared fixtures; --shared for the tests that use real photos."""
+"""8 fake CPU devices, set before jax starts; shared fixtures; --msrc for the tests that use real photos."""
 
 import os
 import pathlib

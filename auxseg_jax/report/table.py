@@ -14,8 +14,8 @@ def show(results: dict[str, Any], console: rich.console.Console) -> None:
     for heading in (
         "val mAP",
         "val mIoU",
-        "pseudo mIoU\n(255 left out)",
-        "pseudo mIoU\n(255 a miss)",
+        "pseudo\nmIoU a",
+        "pseudo\nmIoU b",
         "precision",
         "recall",
         "saliency\nMAE",
@@ -27,6 +27,8 @@ def show(results: dict[str, Any], console: rich.console.Console) -> None:
     for entry in results["stages"] or [{"stage": k} for k in pseudo if k != "initial"]:
         table.add_row(f"stage {entry['stage']}", "", _figure(entry, "val_miou"), *_pseudo_cells(pseudo.get(entry["stage"], {})))
     console.print(table)
+    if pseudo:
+        console.print("Pseudo labels of the training split: a leaves out pixels labelled 255, b counts them as missed, as do precision and recall.")
     per_class = results["final"].get("per_class", {})
     if per_class:
         console.print(

@@ -14,6 +14,8 @@ from etils import epath
 from auxseg_jax import files
 
 console = rich.console.Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console.width = 120  # of a log file; a terminal knows its own
 
 _SECONDS_BETWEEN_LINES = 15.0
 
