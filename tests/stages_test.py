@@ -311,10 +311,9 @@ def test_real_photos(msrc, tmp_path):
     config = importlib.import_module("configs.msrc").get_config("ablation")
     config.compilation_cache, config.data.cache_dir, config.data.root = "", str(tmp_path / "data"), str(msrc)
     config.augment.crop = 64
-    config.classifier.epochs = config.stages.epochs = 0.05
-    config.data.val_split = "train"  # one bucket plan less to compile
+    config.classifier.update({"epochs": 1, "batch_size": 64})
+    config.stages.update({"epochs": 1, "batch_size": 64})
     config.eval.max_buckets = 1
     results = stages.run(config, tmp_path / "run")
     assert results["manifest"]["data"]["classes"][0] == "background"
-    # CAMs of a hardly trained classifier, but real saliency: most of what is labelled is right
-    assert results["pseudo"][0]["saliency_max_f"] > 80
+    assert results["pseudo"][0]["saliency_max_f"] > 80  # of the off-the-shelf maps: they and the masks belong together
