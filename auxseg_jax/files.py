@@ -70,6 +70,12 @@ def write_grey_png(path: epath.PathLike, values: np.ndarray) -> None:
     _write_png(path, Image.fromarray(_uint8_plane(values)))
 
 
+def write_pseudo_labels(directory: epath.PathLike, name: str, segmentation: np.ndarray, saliency: np.ndarray) -> None:
+    """Writes one photo's pseudo labels: <directory>/segmentation/<name>.png (255 ignore) and saliency/<name>.png (255 salient)."""
+    write_label_png(epath.Path(directory) / "segmentation" / f"{name}.png", segmentation)
+    write_grey_png(epath.Path(directory) / "saliency" / f"{name}.png", saliency)
+
+
 def decode_plane(data: bytes) -> np.ndarray:
     """Decodes an indexed or grey 8-bit PNG to its raw uint8 [H, W] values. Anything else raises ValueError."""
     try:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from auxseg_jax import sharding
+from auxseg_jax import platform, sharding
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.training.writer import progress
 
@@ -17,26 +17,30 @@ _WRITES_IN_FLIGHT = 256
 
 def run(
     name: str,
-    function: Callable[[dict], dict[str, jax.Array]],
+    function: Callable[[dict, dict], dict[str, jax.Array]],
+    params: dict,
     reader: PhotoReader,
     write: Callable[[str, dict[str, np.ndarray]], None],
     mesh: Mesh,
 ) -> None:
-    """Calls write(id, {key: array}) for every photo of `reader`, in threads, with the photo's row of `function(batch)`.
+    """Calls write(id, {key: array}) for every photo of `reader`, in threads, with the photo's row of `function(params, batch)`.
 
     Args:
       name: on the progress bar.
-      function: batch arrays on the device (see `data.loader`) -> dict of arrays [B, ...]; those of the batch's
-        [B, H, W] are cut to the photo's own size.
+      function: (params, batch arrays on the device, see `data.loader`) -> dict of arrays [B, ...]; those of the batch's
+        [B, H, W] are cut to the photo's own size. It is jitted here, once a bucket.
+      params: of the network.
       reader: the photos.
       write: runs in threads; its first exception ends the pass and is raised.
       mesh: where batches go.
     """
+    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    function = platform.jit(function, in_shardings=(whole, split), out_shardings=split)
     with progress(name, reader.num_photos, unit="photo") as bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pending: set[concurrent.futures.Future] = set()
         previous = None
         for batch in reader:
-            outputs = function(sharding.put_batch(batch.arrays, mesh))  # returns at once; the last batch is written meanwhile
+            outputs = function(params, sharding.put_batch(batch.arrays, mesh))  # returns at once; the last batch is written meanwhile
             if previous is not None:
                 pending = _write(pool, pending, write, *previous)
                 bar.advance(len(previous[0].ids))

@@ -1,6 +1,6 @@
 """Segmentation and classification of whole photos, over a split or a folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,27 +10,20 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from auxseg_jax import files, passes, platform, sharding
+from auxseg_jax import files, passes
 from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.models.auxsegnet import final
-from auxseg_jax.models.layers import resize_bilinear, resize_nearest
+from auxseg_jax.models.layers import resize_bilinear, views
 
 
 def probabilities(network: nn.Module, params: dict, image: jax.Array, inside: jax.Array, *, scales: Sequence[float], flip: bool) -> jax.Array:
     """Class probabilities [B, H, W, C+1] of a batch of whole photos: softmax of the logits at photo size, mean over views."""
-    total, (height, width) = 0.0, image.shape[1:3]
-    views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
-    for scale, mirrored in views:
-        target = max(round(height * scale), 1), max(round(width * scale), 1)
-        view = image if scale == 1.0 else resize_bilinear(image, target)
-        view_inside = inside if scale == 1.0 else resize_nearest(inside, target)
-        if mirrored:
-            view, view_inside = view[:, :, ::-1], view_inside[:, :, ::-1]
-        logits = final(network.apply({"params": params}, view, inside=view_inside)["seg"])
-        logits = resize_bilinear(logits[:, :, ::-1] if mirrored else logits, (height, width))
-        total += jax.nn.softmax(logits)
-    return total / len(views)
+    scores = [
+        jax.nn.softmax(resize_bilinear(unmirror(final(network.apply({"params": params}, view, inside=view_inside)["seg"])), image.shape[1:3]))
+        for view, view_inside, unmirror in views(image, inside, scales, flip)
+    ]
+    return sum(scores) / len(scores)
 
 
 def segment(
@@ -43,10 +36,10 @@ def segment(
         scores = probabilities(network, params, batch["image"], batch["inside"], scales=scales, flip=flip)
         return {"labels": scores.argmax(-1).astype(jnp.uint8)}
 
-    function = _jitted(predict, mesh)
-    passes.run(
-        name, lambda batch: function(params, batch), reader, lambda key, row: files.write_label_png(output / f"{key}.png", row["labels"]), mesh
-    )
+    def write(key: str, row: dict[str, np.ndarray]) -> None:
+        files.write_label_png(output / f"{key}.png", row["labels"])
+
+    passes.run(name, predict, params, reader, write, mesh)
 
 
 def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +53,9 @@ def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, m
     def keep(key: str, row: dict) -> None:
         rows[key] = row["logits"], row["labels"]
 
-    function = _jitted(predict, mesh)
-    passes.run(name, lambda batch: function(params, batch), reader, keep, mesh)
+    passes.run(name, predict, params, reader, keep, mesh)
     logits, labels = zip(*(rows[key] for key in sorted(rows)), strict=True)
     return np.stack(logits), np.stack(labels)
-
-
-def _jitted(function: Callable, mesh: Mesh) -> Callable:
-    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    return platform.jit(function, in_shardings=(whole, split), out_shardings=split)
 
 
 class PhotoFiles:

@@ -49,6 +49,7 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
         count = config.loader.prefetch + 40
         times = [time.perf_counter() for _ in itertools.islice(stream, count)][config.loader.prefetch :]
         batch = sharding.put_batch(next(stream), mesh)
+        stream.close()  # its threads read ahead, from the folder that is about to go
     loading = (times[-1] - times[0]) / (len(times) - 1)
 
     seconds = []
@@ -74,8 +75,7 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _stand_in_labels(source: Any, folder: epath.Path) -> None:
     for example in (source[i] for i in range(len(source))):
         saliency = files.decode_plane(example["saliency"])
-        files.write_grey_png(folder / "saliency" / f"{example['id'].decode()}.png", saliency)
-        files.write_label_png(folder / "segmentation" / f"{example['id'].decode()}.png", (saliency > 127).astype(np.uint8))
+        files.write_pseudo_labels(folder, example["id"].decode(), (saliency > 127).astype(np.uint8), saliency)
 
 
 def _operations(folder: epath.Path) -> dict[str, float]:

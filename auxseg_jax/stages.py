@@ -265,9 +265,8 @@ def _initial_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> 
 def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
     for name, mask in this.data.masks(this.data.train_split):
-        files.write_label_png(directory / "pseudo" / "segmentation" / f"{name}.png", mask)
         salient = ((mask > 0) & (mask != files.IGNORE)).astype(np.uint8) * 255
-        files.write_grey_png(directory / "pseudo" / "saliency" / f"{name}.png", salient)
+        files.write_pseudo_labels(directory / "pseudo", name, mask, salient)
     return {}
 
 

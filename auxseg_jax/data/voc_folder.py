@@ -204,12 +204,12 @@ def _read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
 
 
 class VocFolder(tfds.core.GeneratorBasedBuilder):
-    """See the module. `folder` is what `read_folder` gave; it may be None to read what was prepared."""
+    """See the module. `folder` is what `read_folder` gave."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = features.builder_configs()
 
-    def __init__(self, *, folder: Folder | None = None, **kwargs):
+    def __init__(self, *, folder: Folder, **kwargs):
         self._folder = folder
         super().__init__(**kwargs)
 

@@ -1,6 +1,7 @@
 """Layers the backbones share: depthwise convolution, frozen batch normalisation, channel dropout, bilinear resize."""
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import jax
@@ -17,6 +18,22 @@ def resize_nearest(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
     """[B, H, W] at the grid of `size`: row i shows row floor(i * H / h). Keeps the type."""
     rows, columns = ((jnp.arange(n) * m) // n for n, m in zip(size, mask.shape[1:3], strict=True))
     return mask[:, rows][:, :, columns]
+
+
+def views(image: jax.Array, inside: jax.Array, scales: Sequence[float], flip: bool) -> Iterator[tuple[jax.Array, jax.Array, Callable]]:
+    """The views of a batch of whole photos: each scale and, if `flip`, its mirror image.
+
+    Yields (image, inside, unmirror); `unmirror` turns a map [B, h, w, ...] of that view the right way round again.
+    """
+    height, width = image.shape[1:3]
+    for scale in scales:
+        scaled, scaled_inside = image, inside
+        if scale != 1.0:
+            target = max(round(height * scale), 1), max(round(width * scale), 1)
+            scaled, scaled_inside = resize_bilinear(image, target), resize_nearest(inside, target)
+        yield scaled, scaled_inside, lambda x: x
+        if flip:
+            yield scaled[:, :, ::-1], scaled_inside[:, :, ::-1], lambda x: x[:, :, ::-1]
 
 
 def zero_outside(x: jax.Array, inside: jax.Array | None) -> jax.Array:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from auxseg_jax.models.layers import resize_bilinear, resize_nearest
+from auxseg_jax.models.layers import resize_bilinear, resize_nearest, views
 
 
 def normalize(cam: jax.Array) -> jax.Array:
@@ -32,14 +32,6 @@ def multi_scale(
       flip: whether mirror images are seen too.
     """
     total = 0.0
-    height, width = image.shape[1:3]
-    for scale in scales:
-        scaled = (image, inside)
-        if scale != 1.0:
-            target = max(round(height * scale), 1), max(round(width * scale), 1)
-            scaled = (resize_bilinear(image, target), resize_nearest(inside, target))
-        views = [(*scaled, False)] + [(scaled[0][:, :, ::-1], scaled[1][:, :, ::-1], True)] * flip
-        for view, view_inside, mirrored in views:
-            cam = jax.nn.relu(cam_of(view, view_inside))
-            total += resize_bilinear(cam[:, :, ::-1] if mirrored else cam, size)
+    for view, view_inside, unmirror in views(image, inside, scales, flip):
+        total += resize_bilinear(unmirror(jax.nn.relu(cam_of(view, view_inside))), size)
     return normalize(total * resize_nearest(inside, size)[..., None])

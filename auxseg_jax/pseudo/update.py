@@ -13,7 +13,7 @@ from etils import epath
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from auxseg_jax import files, passes, platform, sharding
+from auxseg_jax import files, passes
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.models.auxsegnet import final
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
@@ -95,16 +95,12 @@ def apply_veto(labels: jax.Array, probabilities: jax.Array, threshold: float) ->
 
 
 def write_labels(name: str, labels_of: Callable[[dict, dict], dict], params: dict, reader: PhotoReader, output: epath.PathLike, mesh: Mesh) -> None:
-    """One pass over the photos of `reader`: jits `labels_of(params, batch)` and writes its maps under `output`."""
-    output = epath.Path(output)
-    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    function = platform.jit(labels_of, in_shardings=(whole, split), out_shardings=split)
+    """One pass over the photos of `reader`: writes the maps of `labels_of(params, batch)` under `output`."""
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
-        files.write_label_png(output / "segmentation" / f"{key}.png", row["segmentation"])
-        files.write_grey_png(output / "saliency" / f"{key}.png", row["saliency"])
+        files.write_pseudo_labels(output, key, row["segmentation"], row["saliency"])
 
-    passes.run(name, lambda batch: function(params, batch), reader, write, mesh)
+    passes.run(name, labels_of, params, reader, write, mesh)
 
 
 def _cam_of(network: nn.Module, params: dict) -> Callable[[jax.Array, jax.Array], jax.Array]:
