@@ -275,7 +275,7 @@ def _update_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> d
     labels_of = functools.partial(
         update.updated_labels, network=this.network, walk=dict(config.walk), fusion=dict(config.fuse), **config.label_update
     )
-    params = this.params(params)
+    params = {"stage": this.params(params), "classifier": this.params(this.workdir / "classifier" / "params")}
     update.write_labels(f"{directory.parent.name} label update", labels_of, params, this.reader(this.data.train_split), directory, this.mesh)
     return {}
 

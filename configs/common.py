@@ -63,13 +63,14 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
 
     config.cam = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True}
     config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "ignore", "empty_is_background": True}
-    config.walk = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
+    config.walk = {"beta": 1.0, "steps": 1, "normalize": True, "restart": 0.5}
     config.label_update = {
         "scales": (0.5, 1.0, 1.5),
         "flip": True,
+        "classifier_weight": 0.5,
         "renormalize": True,
         "saliency_weight": 0.0,
-        "veto": 0.1,
+        "veto": 0.0,
     }
     config.predict = {"scales": (1.0,), "flip": False}
     config.eval = {"batch_size": 8, "max_buckets": 4}
@@ -77,5 +78,6 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         config.affinity.unary = False
         config.model.head_conv = preset == "official"
         config.fuse.empty_is_background = False
-        config.label_update.update({"scales": (1.0,), "flip": False, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0})
+        config.walk.update({"normalize": False, "restart": 0.0})
+        config.label_update.update({"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5})
     return config

@@ -24,7 +24,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.stages.update({"count": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2})
     config.cam.scales = (1.0,)
     config.label_update.scales = (1.0,)
-    # 25 steps an epoch hardly train the affinity, which then sends all classes to the same positions.
-    config.walk.update({"normalize": True, "restart": 0.5})
     config.eval.batch_size = 16
     return config

@@ -94,14 +94,14 @@ def test_veto(rng):
 
 
 class Outputs:
-    """Stands in for a network: the same outputs for every photo, whatever its parameters."""
+    """Stands in for a network: the same outputs for every photo; its parameters are its CAM."""
 
     def __init__(self, **outputs):
         self.outputs = outputs
 
     def apply(self, variables, image, inside=None, dense=True):
-        del variables, inside
-        return {k: jnp.broadcast_to(v, (len(image), *v.shape[1:])) if not isinstance(v, dict) else v for k, v in self.outputs.items()}
+        del image, inside
+        return {"cam": variables["params"]} | (self.outputs if dense else {})
 
 
 def logit(p):
@@ -111,11 +111,14 @@ def logit(p):
 def updated(**changes):
     """The update on a photo of 2 x 2 pixels seen at 2 x 2 positions, so that nothing is interpolated."""
     walk = np.array([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]], np.float32)[None]
-    cam_scores = np.array([[[[3.0], [1.0]], [[0.0], [-1.0]]]], np.float32)
+    cams = {
+        "stage": np.array([[[[3.0], [1.0]], [[0.0], [-1.0]]]], np.float32),
+        "classifier": np.array([[[[0.0], [0.0]], [[8.0], [8.0]]]], np.float32),
+    }
     salient = np.array([[[[0.9], [0.9]], [[0.9], [0.02]]]])
     segmentation = np.array([[[[-9.0, 9.0], [9.0, -9.0]], [[0.0, 0.0], [0.0, 0.0]]]], np.float32)
-    network = Outputs(cam=cam_scores, affinity=walk, sal={"initial": logit(salient)}, seg={"initial": segmentation})
-    options = {"scales": (1.0,), "flip": False, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0} | changes
+    network = Outputs(affinity=walk, sal={"initial": logit(salient)}, seg={"initial": segmentation})
+    options = {"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0} | changes
     fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill": "ignore", "empty_is_background": False}
     batch = {
         "image": np.zeros((1, 2, 2, 3), np.float32),
@@ -124,7 +127,7 @@ def updated(**changes):
         "saliency": np.array([[[0.9, 0.9], [0.0, 0.0]]], np.float32),
     }
     walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
-    out = update.updated_labels({}, batch, network=network, walk=walks, fusion=fusion, **options)
+    out = update.updated_labels(cams, batch, network=network, walk=walks, fusion=fusion, **options)
     return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
 
 
@@ -135,8 +138,11 @@ def test_the_update_follows_the_papers_rule():
     assert saliency == [[230, 230], [115, 3]]
 
 
-def test_the_update_renormalises_weighs_and_vetoes():
+def test_the_update_renormalises_weighs_mixes_and_vetoes():
     assert updated(renormalize=True)[0] == [[1, 1], [0, 0]]
     assert updated(renormalize=True, saliency_weight=0.0)[1] == [[230, 230], [0, 0]]
     assert updated(renormalize=True, saliency_weight=1.0)[0] == [[1, 1], [255, 0]]
     assert updated(renormalize=True, veto=0.1)[0] == [[1, 255], [0, 0]]
+    # the mean of both CAMs walks to 1/2 (2/3, 2/3, 1, 1); scaled to 2/3, 2/3, 1, 1 it passes 0.7 below only
+    assert updated(classifier_weight=0.5, renormalize=True, saliency_weight=1.0)[0] == [[255, 255], [1, 255]]
+    assert updated(classifier_weight=1.0, saliency_weight=1.0)[0] == [[255, 255], [1, 255]]

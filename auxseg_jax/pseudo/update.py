@@ -46,6 +46,7 @@ def updated_labels(
     fusion: Any,
     scales: Sequence[float],
     flip: bool,
+    classifier_weight: float,
     renormalize: bool,
     saliency_weight: float,
     veto: float,
@@ -56,25 +57,32 @@ def updated_labels(
     off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S is S0.
 
     Args:
-      params, network: of the stage.
+      params: {"stage": of the stage, "classifier": of the classifier phase}, both of `network`.
+      network: of both.
       batch: see `data.loader`.
       walk: options of `random_walk`.
       fusion: options of `fuse`.
       scales, flip: views of the CAM.
-      renormalize: the CAM is scaled to a maximum of 1 again after the walk.
+      classifier_weight: share of the first classifier's CAM in the one that walks; the rest is the stage's, 0 in the paper.
+        A stage's classifier has seen each photo's label so often that its CAMs follow the labels' mistakes.
+      renormalize: the CAM is scaled to a maximum of 1 again before it is fused.
       saliency_weight: w, 0.5 in the paper.
       veto: a label becomes 255 where the network's own segmentation, restricted to background and the classes of the
         photo's image label, gives it a probability below this; 0 turns that off.
     """
     size = batch["image"].shape[1:3]
-    outputs = network.apply({"params": params}, batch["image"], inside=batch["inside"])
+    outputs = network.apply({"params": params["stage"]}, batch["image"], inside=batch["inside"])
     grid = outputs["cam"].shape[1:3]
-    maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], grid, scales=scales, flip=flip)
+    maps = 0.0
+    for phase, weight in (("stage", 1 - classifier_weight), ("classifier", classifier_weight)):
+        if weight:
+            cam_of = _cam_of(network, params[phase])
+            maps += weight * cam_lib.multi_scale(cam_of, batch["image"], batch["inside"], grid, scales=scales, flip=flip)
     if "affinity" in outputs:
         maps = random_walk(maps, outputs["affinity"], **walk)
         maps *= resize_nearest(batch["inside"], grid)[..., None]
-        if renormalize:
-            maps = cam_lib.normalize(maps)
+    if renormalize:
+        maps = cam_lib.normalize(maps)
     saliency = batch["saliency"]
     if "sal" in outputs:
         predicted = resize_bilinear(jax.nn.sigmoid(final(outputs["sal"])), size)[..., 0]
