@@ -56,7 +56,9 @@ def main(argv: list[str]) -> None:
         )
     except KeyboardInterrupt:
         print("\nstopped" + (f"; the same command goes on from {_WORKDIR.value}" if _MODE.value == "train" else ""), file=sys.stderr)
-        sys.exit(130)
+        # A workdir survives a kill, so there is nothing to wait for; destructors of what was cut short only print tracebacks.
+        sys.stdout.flush()
+        os._exit(130)
     except (ValueError, FileNotFoundError, NonFiniteError) as error:
         sys.exit(f"error: {error}")
 

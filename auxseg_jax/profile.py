@@ -39,8 +39,8 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     params = step.init_params(network, (config.augment.crop, config.augment.crop), config.seed, mesh)
     transform = optimizer.make_optimizer(params, 1000, lr=0.0, **config.optimizer)
     frozen = config.optimizer.frozen
-    train_step = step.make_train_step(network, transform, losses.stage_losses, dict(config.loss), mesh, dense=True, frozen=frozen, seed=config.seed)
-    state = step.create_state(params, transform, mesh)
+    train_step = step.make_train_step(network, transform, losses.stage_losses, dict(config.loss), mesh, dense=True, frozen=frozen)
+    state = step.create_state(params, transform, config.seed, mesh)
     with tempfile.TemporaryDirectory() as folder:
         source = data.photos(data.train_split)
         _stand_in_labels(source, epath.Path(folder))

@@ -16,6 +16,7 @@ import functools
 import glob
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -134,8 +135,10 @@ def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_
     """Writes config.json and manifest.json into a new workdir; refuses one that was begun with other data."""
     path = workdir / "manifest.json"
     if not path.exists():
+        done = [*workdir.glob(f"*/{files.DONE}"), *workdir.glob(f"*/*/{files.DONE}")]
+        copied = sorted(str(phase.parent.relative_to(workdir)) for phase in done)
         files.write_json(workdir / "config.json", manifest.plain(config))
-        files.write_json(path, manifest.collect(config, data))
+        files.write_json(path, manifest.collect(config, data) | {"copied": copied})
     elif files.read_json(path)["data"]["digest"] != data.digest:
         raise ValueError(f"the data of {workdir} have changed since it was begun; choose another --workdir")
 
@@ -143,12 +146,13 @@ def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_
 def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Refuses a workdir whose config.json differs, or one that is none.
 
-    A new workdir may hold `classifier/` and `cam/` copied from another run: experiments on the stages share them.
+    A new workdir may hold phases copied from another run, so that experiments share them; manifest.json names them.
     """
     path = workdir / "config.json"
     ours = manifest.plain(config)
     if not path.exists():
-        strange = sorted({p.name for p in workdir.iterdir()} - {"classifier", "cam"}) if workdir.exists() else []
+        found = {p.name for p in workdir.iterdir()} if workdir.exists() else set()
+        strange = sorted(name for name in found if not re.fullmatch(r"classifier|cam|stage_\d+", name))
         if strange:
             raise ValueError(f"{workdir} holds {strange[0]} but no config.json, so it is no workdir; choose another --workdir")
         return
@@ -244,12 +248,10 @@ def _fit(this: Run, name, directory, params, section, labels, loss_function, *, 
     options = dict(config.optimizer) | {"lr": section.lr, "frozen": [*config.optimizer.frozen, *frozen]}
     transform = optimizer.make_optimizer(params, steps, **options)
     seed = int(np.random.SeedSequence([config.seed, phase_seed]).generate_state(1)[0])
-    train_step = step.make_train_step(
-        this.network, transform, loss_function, dict(config.loss), this.mesh, dense=dense, frozen=options["frozen"], seed=seed
-    )
+    train_step = step.make_train_step(this.network, transform, loss_function, dict(config.loss), this.mesh, dense=dense, frozen=options["frozen"])
     augmentation = dict(config.augment) | auxsegnet.normalisation(config.model)
     batches = functools.partial(loader.train_batches, source, labels, section.batch_size, seed, options=augmentation, **config.loader)
-    state = step.create_state(params, transform, this.mesh)
+    state = step.create_state(params, transform, seed, this.mesh)
     state = loop.fit(name, state, train_step, batches, steps, directory / "checkpoints", this.writer, this.mesh, **config.log)
     return state.params
 

@@ -189,6 +189,21 @@ def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
         stages.predict_photos(tmp_path, f"{tmp_path}/good.jpg", tmp_path / "masks")
 
 
+@pytest.mark.slow
+def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path):
+    workdir, results, config = finished
+    config = config.copy_and_resolve_references()
+    config.stages.count = 1
+    config.walk.steps = 0
+    for phase in ("classifier", "cam", "stage_00/params"):
+        shutil.copytree(workdir / phase, tmp_path / "run" / phase)
+    shutil.copy(workdir / "stage_00/DONE.json", tmp_path / "run/stage_00")
+    again = stages.run(config, tmp_path / "run")
+    assert again["manifest"]["copied"] == ["cam", "cam/score", "classifier", "stage_00"]
+    assert again["stages"] == results["stages"][:1]
+    assert again["pseudo"][0] == results["pseudo"][0] and again["pseudo"][1] != results["pseudo"][1]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

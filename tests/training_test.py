@@ -53,8 +53,8 @@ def setup(devices, **options):
     params = step.init_params(network, (16, 16), 0, mesh)
     settings = OPTIONS | options
     transform = optimizer.make_optimizer(params, STEPS, **settings)
-    function = step.make_train_step(network, transform, losses.stage_losses, WEIGHTS, mesh, dense=True, frozen=settings["frozen"], seed=7)
-    return mesh, function, step.create_state(params, transform, mesh), params
+    function = step.make_train_step(network, transform, losses.stage_losses, WEIGHTS, mesh, dense=True, frozen=settings["frozen"])
+    return mesh, function, step.create_state(params, transform, 7, mesh), params
 
 
 @functools.cache

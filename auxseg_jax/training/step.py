@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
@@ -16,9 +17,10 @@ from auxseg_jax.training import losses as losses_lib
 
 @struct.dataclass
 class TrainState:
-    """All that a checkpoint holds: step (number of updates done), parameters, optimiser state."""
+    """All that a checkpoint holds: step (number of updates done), seed of dropout, parameters, optimiser state."""
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     opt_state: Any
 
@@ -30,12 +32,13 @@ def init_params(network: nn.Module, image_size: tuple[int, int], seed: int, mesh
     return init(jax.random.key(seed))
 
 
-def create_state(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def create_state(params: dict, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """State of step 0 around `params`, which are copied: the step donates its state."""
-    make = jax.jit(
-        lambda p: TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, p), optimizer.init(p)), out_shardings=sharding.replicated(mesh)
-    )
-    return make(params)
+
+    def make(params: dict, seed: jax.Array) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), seed, jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+    return jax.jit(make, out_shardings=sharding.replicated(mesh))(params, np.uint32(seed))
 
 
 def make_train_step(
@@ -47,7 +50,6 @@ def make_train_step(
     *,
     dense: bool,
     frozen: Sequence[str],
-    seed: int,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The jitted step (state, batch) -> (state, metrics). The state is donated.
 
@@ -58,14 +60,14 @@ def make_train_step(
       mesh: batch is split over it.
       dense: whether the network runs its dense branches.
       frozen: patterns of parameters without gradient; what only they need is never computed.
-      seed: of dropout, folded with the step.
 
+    Dropout's key is the state's seed folded with its step: were the seed a constant of the program, every stage would compile it anew.
     Metrics: every loss by name, "loss" their weighted sum, "grad_norm", and "grad_norms", the norm of each
     parameter's gradient in the order of `trees.flatten(params)`.
     """
 
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         keep = trees.mask(state.params, frozen)
 
         def compute_loss(params):
@@ -78,7 +80,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = jnp.stack([jnp.linalg.norm(g) for g in trees.flatten(grads).values()])
         metrics = losses | {"loss": loss, "grad_norm": jnp.linalg.norm(norms), "grad_norms": norms}
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        return TrainState(state.step + 1, state.seed, optax.apply_updates(state.params, updates), opt_state), metrics
 
     whole = sharding.replicated(mesh)
     return platform.jit(train_step, in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=(whole, whole), donate_argnums=0)
