@@ -40,5 +40,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.augment.crop = 160
         config.cam.scales = config.label_update.scales = (1.0,)
         config.classifier.epochs = config.stages.epochs = 4
-        config.stages.count = 1
+        config.stages.count = 2
     return config
