@@ -62,6 +62,28 @@ def test_the_training_reader_has_no_masks(folder, tmp_path):
         next(data.masks("train"))
 
 
+def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatch):
+    original = dataset._download_and_prepare
+
+    def meanwhile(builder):
+        monkeypatch.setattr(dataset, "_download_and_prepare", original)
+        prepare(folder, tmp_path)  # the other run, which is done first
+        original(builder)
+
+    monkeypatch.setattr(dataset, "_download_and_prepare", meanwhile)
+    data = prepare(folder, tmp_path)
+    assert [e["id"] for e in data.photos("train")] == [e["id"] for e in prepare(folder, tmp_path).photos("train")]
+    assert [p.name for p in (tmp_path / "cache/voc_folder").iterdir()] == [data.digest]
+
+
+def test_a_killed_preparation_is_made_anew(folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_download_and_prepare", lambda builder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(folder, tmp_path)
+    assert len(prepare(folder, tmp_path).photos("train"))
+
+
 def test_a_changed_folder_is_prepared_anew(folder, tmp_path):
     first = prepare(folder, tmp_path)
     assert prepare(folder, tmp_path).digest == first.digest

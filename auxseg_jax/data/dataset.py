@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,12 +72,20 @@ def prepare(*, builder: str, train_split: str, val_split: str, cache_dir: str, *
     """
     classes, digest, check, make = source_of(builder)(train_split=train_split, val_split=val_split, **source)
     directory = epath.Path(cache_dir).expanduser() / builder / digest
-    build = functools.cache(lambda config: make(config=config, data_dir=str(directory), file_format="array_record"))
-    if not (directory / files.DONE).exists():
+    make = functools.partial(make, file_format="array_record")
+    if not directory.exists():
         check()
+        # Made aside and renamed: what is there is whole, whoever was killed, and two runs may prepare it at the same moment.
+        aside = directory.with_name(f"{digest}.{uuid.uuid4().hex}")
         for config in (features.PHOTOS, features.MASKS):
-            _download_and_prepare(build(config))
-        files.write_json(directory / files.DONE, {"builder": builder, "classes": classes})
+            _download_and_prepare(make(config=config, data_dir=str(aside)))
+        try:
+            aside.rename(directory)
+        except OSError:
+            if not directory.exists():
+                raise
+            aside.rmtree()  # the other run was first
+    build = functools.cache(lambda config: make(config=config, data_dir=str(directory)))
     return Dataset(builder, classes, train_split, val_split, digest, build)
 
 
