@@ -48,12 +48,12 @@ def _known(builder: str) -> dict[str, set[str]]:
         "classifier": training,
         "stages": training | {"count"},
         "log": _keywords(loop.fit),
-        "cam": _keywords(cam.multi_scale),
+        "cam": _keywords(cam.multi_scale, "grid"),
         "fuse": _keywords(fuse.fuse),
         "walk": _keywords(random_walk.random_walk),
-        "label_update": _keywords(update.updated_labels, "network", "walk", "fusion"),
+        "label_update": _keywords(update.updated_labels, "network", "grid", "walk", "fusion"),
         "predict": _keywords(predict.segment),
-        "eval": _keywords(loader.PhotoReader, "mean", "std", "threads", "prefetch", "sizes"),
+        "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "sizes"),
     }
 
 

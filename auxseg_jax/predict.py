@@ -13,15 +13,18 @@ from jax.sharding import Mesh
 from auxseg_jax import files, passes
 from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
+from auxseg_jax.grid import Grid
 from auxseg_jax.models.auxsegnet import final
 from auxseg_jax.models.layers import resize_bilinear, views
 
 
-def probabilities(network: nn.Module, params: dict, image: jax.Array, inside: jax.Array, *, scales: Sequence[float], flip: bool) -> jax.Array:
+def probabilities(
+    network: nn.Module, params: dict, image: jax.Array, inside: jax.Array, grid: Grid, *, scales: Sequence[float], flip: bool
+) -> jax.Array:
     """Class probabilities [B, H, W, C+1] of a batch of whole photos: softmax of the logits at photo size, mean over views."""
     scores = [
         jax.nn.softmax(resize_bilinear(unmirror(final(network.apply({"params": params}, view, inside=view_inside)["seg"])), image.shape[1:3]))
-        for view, view_inside, unmirror in views(image, inside, scales, flip)
+        for view, view_inside, unmirror in views(image, inside, scales, flip, grid)
     ]
     return sum(scores) / len(scores)
 
@@ -33,7 +36,7 @@ def segment(
     output = epath.Path(output)
 
     def predict(params: dict, batch: dict) -> dict[str, jax.Array]:
-        scores = probabilities(network, params, batch["image"], batch["inside"], scales=scales, flip=flip)
+        scores = probabilities(network, params, batch["image"], batch["inside"], reader.grid, scales=scales, flip=flip)
         return {"labels": scores.argmax(-1).astype(jnp.uint8)}
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:

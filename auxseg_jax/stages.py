@@ -128,7 +128,8 @@ def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigD
 
 def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]] | None = None) -> loader.PhotoReader:
     """Whole photos of a source, batched as `config.eval` says."""
-    return loader.PhotoReader(source, **config.eval, **config.loader, **auxsegnet.normalisation(config.model), sizes=sizes)
+    options = dict(config.eval) | dict(config.loader) | auxsegnet.normalisation(config.model)
+    return loader.PhotoReader(source, grid=auxsegnet.grid(config.model, config.augment.crop), sizes=sizes, **options)
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:
@@ -258,9 +259,9 @@ def _fit(this: Run, name, directory, params, section, labels, loss_function, *, 
 
 def _initial_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
     config = this.config
-    labels_of = functools.partial(update.initial_labels, network=this.network, cam=dict(config.cam), fusion=dict(config.fuse))
-    params = this.params(params)
-    update.write_labels("CAM and initial labels", labels_of, params, this.reader(this.data.train_split), directory / "pseudo", this.mesh)
+    reader = this.reader(this.data.train_split)
+    labels_of = functools.partial(update.initial_labels, network=this.network, grid=reader.grid, cam=dict(config.cam), fusion=dict(config.fuse))
+    update.write_labels("CAM and initial labels", labels_of, this.params(params), reader, directory / "pseudo", this.mesh)
     return {}
 
 
@@ -274,11 +275,11 @@ def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
 
 def _update_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
     config = this.config
-    labels_of = functools.partial(
-        update.updated_labels, network=this.network, walk=dict(config.walk), fusion=dict(config.fuse), **config.label_update
-    )
+    reader = this.reader(this.data.train_split)
+    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), **config.label_update)
+    labels_of = functools.partial(update.updated_labels, network=this.network, grid=reader.grid, **options)
     params = {"stage": this.params(params), "classifier": this.params(this.workdir / "classifier" / "params")}
-    update.write_labels(f"{directory.parent.name} label update", labels_of, params, this.reader(this.data.train_split), directory, this.mesh)
+    update.write_labels(f"{directory.parent.name} label update", labels_of, params, reader, directory, this.mesh)
     return {}
 
 

@@ -5,15 +5,16 @@ import ast
 import pytest
 from conftest import REPOSITORY
 
-LEAVES = {"platform", "files", "trees", "sharding"}
+LEAVES = {"platform", "files", "trees", "sharding", "grid"}
 # room -> rooms it may import (itself is always allowed)
 ALLOWED = {
     "platform": set(),
     "files": set(),
     "trees": set(),
     "sharding": set(),
-    "data": {"files"},
-    "models": {"trees"},
+    "grid": set(),
+    "data": {"files", "grid"},
+    "models": {"trees", "grid"},
     "training": LEAVES | {"models"},
     "passes": LEAVES | {"data", "training"},
     "pseudo": LEAVES | {"models", "data", "passes"},

@@ -20,6 +20,7 @@ from etils import epath
 
 from auxseg_jax import files
 from auxseg_jax.data import features, transforms
+from auxseg_jax.grid import Grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +74,8 @@ def train_batches(
     return iterator
 
 
-def buckets(sizes: Sequence[tuple[int, int]], limit: int) -> dict[tuple[int, int], tuple[int, int]]:
-    """Maps each (H, W) to the size it is padded to: at most `limit` different ones, greedily the least padding.
+def buckets(sizes: Sequence[tuple[int, int]], limit: int, grid: Grid) -> dict[tuple[int, int], tuple[int, int]]:
+    """Maps each (H, W) to the size it is padded to, one of the grid: at most `limit` different ones, greedily the least padding.
 
     Every bucket costs one compilation of each program that sees whole photos.
     """
@@ -98,7 +99,7 @@ def buckets(sizes: Sequence[tuple[int, int]], limit: int) -> dict[tuple[int, int
         (a, b), (_, joint) = min(waste.items(), key=lambda item: (item[1][0], item[0]))
         merged = groups.pop(a) + groups.pop(b)
         groups.setdefault(joint, []).extend(merged)
-    return {size: bucket for bucket, members in groups.items() for size in members}
+    return {size: tuple(map(grid.at_least, bucket)) for bucket, members in groups.items() for size in members}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,23 +121,35 @@ class PhotoReader:
     """Plans the batches of a list of raw examples by size, and reads them: `for batch in reader`.
 
     Args:
-      source: random access to dicts with id, image, size and, unless `image_only`, labels and saliency.
+      source: random access to dicts with id, image and, where there are any, labels and saliency; size, unless `sizes` are given.
       batch_size: photos a batch; the last one of a bucket is filled up by repeating a photo, with mask False.
       mean, std: of the normalisation.
+      grid: sizes that suit the network.
       max_buckets: see `buckets`.
       threads, prefetch: of the reader.
       sizes: (H, W) of every photo, if they are known; else they are read from the source.
     """
 
     def __init__(
-        self, source: Any, *, batch_size: int, max_buckets: int, mean: Any, std: Any, threads: int, prefetch: int, sizes: Sequence | None = None
+        self,
+        source: Any,
+        *,
+        batch_size: int,
+        max_buckets: int,
+        mean: Any,
+        std: Any,
+        grid: Grid,
+        threads: int,
+        prefetch: int,
+        sizes: Sequence | None = None,
     ):
+        self.grid = grid
         self._source, self._batch_size, self._mean, self._std = source, batch_size, mean, std
         self._threads, self._prefetch = threads, prefetch
         if sizes is None:
             sizes = [tuple(int(n) for n in source[i]["size"]) for i in range(len(source))]
         self._sizes = [tuple(size) for size in sizes]
-        bucket_of = buckets(self._sizes, max_buckets)
+        bucket_of = buckets(self._sizes, max_buckets, grid)
         members: dict[tuple[int, int], list[int]] = {}
         for index, size in enumerate(self._sizes):
             members.setdefault(bucket_of[size], []).append(index)

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from auxseg_jax.grid import Grid
 from auxseg_jax.models import efficientnet_lite, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
 from auxseg_jax.models.layers import resize_nearest, zero_outside
@@ -174,3 +175,9 @@ def build(*, num_classes: int, model: Any, affinity: Any, tasks: Any) -> AuxSegN
 def normalisation(model: Any) -> dict[str, tuple[float, ...]]:
     """{"mean", "std"} on the 0..255 scale, of RGB, that the backbone was trained with."""
     return _NORMALISATION[model["backbone"]["name"]]
+
+
+def grid(model: Any, crop: int) -> Grid:
+    """The sizes of whole photos that suit a network trained on crops of `crop` pixels."""
+    stride = model["backbone"]["output_stride"]
+    return Grid(stride, crop % stride)

@@ -1,4 +1,4 @@
-"""Layers the backbones share: depthwise convolution, frozen batch normalisation, channel dropout, bilinear resize."""
+"""Layers the backbones share: depthwise convolution, frozen batch normalisation, resizing, views of a photo."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from auxseg_jax.grid import Grid
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -20,16 +22,16 @@ def resize_nearest(mask: jax.Array, size: tuple[int, int]) -> jax.Array:
     return mask[:, rows][:, :, columns]
 
 
-def views(image: jax.Array, inside: jax.Array, scales: Sequence[float], flip: bool) -> Iterator[tuple[jax.Array, jax.Array, Callable]]:
-    """The views of a batch of whole photos: each scale and, if `flip`, its mirror image.
+def views(image: jax.Array, inside: jax.Array, scales: Sequence[float], flip: bool, grid: Grid) -> Iterator[tuple[jax.Array, jax.Array, Callable]]:
+    """The views of a batch of whole photos: each scale, to the closest size of the grid, and, if `flip`, its mirror image.
 
     Yields (image, inside, unmirror); `unmirror` turns a map [B, h, w, ...] of that view the right way round again.
     """
     height, width = image.shape[1:3]
     for scale in scales:
         scaled, scaled_inside = image, inside
-        if scale != 1.0:
-            target = max(round(height * scale), 1), max(round(width * scale), 1)
+        target = grid.nearest(height * scale), grid.nearest(width * scale)
+        if target != (height, width):
             scaled, scaled_inside = resize_bilinear(image, target), resize_nearest(inside, target)
         yield scaled, scaled_inside, lambda x: x
         if flip:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from auxseg_jax.grid import Grid
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest, views
 
 
@@ -21,6 +22,7 @@ def multi_scale(
     *,
     scales: Sequence[float],
     flip: bool,
+    grid: Grid,
 ) -> jax.Array:
     """Normalised mean CAM [B, *size, C] over scales and, if `flip`, their mirror images.
 
@@ -30,8 +32,9 @@ def multi_scale(
       size: (h, w) of the result.
       scales: factors of the photo's size.
       flip: whether mirror images are seen too.
+      grid: sizes of the views.
     """
     total = 0.0
-    for view, view_inside, unmirror in views(image, inside, scales, flip):
+    for view, view_inside, unmirror in views(image, inside, scales, flip, grid):
         total += resize_bilinear(unmirror(jax.nn.relu(cam_of(view, view_inside))), size)
     return normalize(total * resize_nearest(inside, size)[..., None])

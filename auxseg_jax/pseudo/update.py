@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from auxseg_jax import files, passes
 from auxseg_jax.data.loader import PhotoReader
+from auxseg_jax.grid import Grid
 from auxseg_jax.models.auxsegnet import final
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
 from auxseg_jax.pseudo import cam as cam_lib
@@ -22,17 +23,18 @@ from auxseg_jax.pseudo.fuse import fuse
 from auxseg_jax.pseudo.random_walk import random_walk
 
 
-def initial_labels(params: dict, batch: dict, *, network: nn.Module, cam: Any, fusion: Any) -> dict[str, jax.Array]:
+def initial_labels(params: dict, batch: dict, *, network: nn.Module, grid: Grid, cam: Any, fusion: Any) -> dict[str, jax.Array]:
     """Labels of a batch of whole photos from the classifier's CAMs and the off-the-shelf saliency.
 
     Args:
       params, network: the classifier (its dense branches are not run).
       batch: see `data.loader`.
+      grid: sizes of the views.
       cam: `scales` and `flip` of `cam.multi_scale`.
       fusion: options of `fuse`.
     """
     size = batch["image"].shape[1:3]
-    maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], size, **cam)
+    maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], size, grid=grid, **cam)
     labels = fuse(maps, batch["saliency"], batch["labels"], **fusion)
     return {"segmentation": labels, "saliency": _to_uint8(batch["saliency"])}
 
@@ -42,6 +44,7 @@ def updated_labels(
     batch: dict,
     *,
     network: nn.Module,
+    grid: Grid,
     walk: Any,
     fusion: Any,
     scales: Sequence[float],
@@ -60,6 +63,7 @@ def updated_labels(
       params: {"stage": of the stage, "classifier": of the classifier phase}, both of `network`.
       network: of both.
       batch: see `data.loader`.
+      grid: sizes of the views.
       walk: options of `random_walk`.
       fusion: options of `fuse`.
       scales, flip: views of the CAM.
@@ -72,15 +76,15 @@ def updated_labels(
     """
     size = batch["image"].shape[1:3]
     outputs = network.apply({"params": params["stage"]}, batch["image"], inside=batch["inside"])
-    grid = outputs["cam"].shape[1:3]
+    cells = outputs["cam"].shape[1:3]
     maps = 0.0
     for phase, weight in (("stage", 1 - classifier_weight), ("classifier", classifier_weight)):
         if weight:
             cam_of = _cam_of(network, params[phase])
-            maps += weight * cam_lib.multi_scale(cam_of, batch["image"], batch["inside"], grid, scales=scales, flip=flip)
+            maps += weight * cam_lib.multi_scale(cam_of, batch["image"], batch["inside"], cells, scales=scales, flip=flip, grid=grid)
     if "affinity" in outputs:
         maps = random_walk(maps, outputs["affinity"], **walk)
-        maps *= resize_nearest(batch["inside"], grid)[..., None]
+        maps *= resize_nearest(batch["inside"], cells)[..., None]
     if renormalize:
         maps = cam_lib.normalize(maps)
     saliency = batch["saliency"]

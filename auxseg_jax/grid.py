@@ -1,0 +1,28 @@
+"""Which image sizes suit a network that was trained on crops of one size."""
+
+from typing import NamedTuple
+
+
+class Grid(NamedTuple):
+    """The image sizes at which a network samples as it did in training: those that leave the remainder of the crop.
+
+    Where the cells of the output lie depends on how each strided convolution pads: at stride 16, cell i of 224 pixels is
+    centred at pixel 16 i + 15, but of 213 pixels at 16 i + 4. The network has learned the first; at another remainder its
+    maps are off by up to a cell.
+
+    Attributes:
+      stride: pixels a cell of the output.
+      remainder: of the training crop, divided by the stride.
+    """
+
+    stride: int
+    remainder: int
+
+    def at_least(self, size: int) -> int:
+        """The smallest size of the grid that is not below `size`."""
+        return size + (self.remainder - size) % self.stride
+
+    def nearest(self, size: float) -> int:
+        """The size of the grid, above 0, that is closest to `size`."""
+        cells = round((size - self.remainder) / self.stride)
+        return max(cells, 0 if self.remainder else 1) * self.stride + self.remainder
