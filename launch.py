@@ -6,6 +6,7 @@ python launch.py --mode=predict --workdir=workdirs/demo --input='photos/*.jpg' -
 
 import os
 import sys
+import traceback
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -59,8 +60,16 @@ def main(argv: list[str]) -> None:
         # A workdir survives a kill, so there is nothing to wait for; destructors of what was cut short only print tracebacks.
         sys.stdout.flush()
         os._exit(130)
-    except (ValueError, FileNotFoundError, NonFiniteError) as error:
+    except (ValueError, OSError, NonFiniteError) as error:
+        if not _is_ours(error):
+            raise
         sys.exit(f"error: {error}")
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the message says all: an error of the file system, or one that this package raised, not a library below it."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, OSError) or raised_in.startswith(os.path.join(os.path.dirname(os.path.abspath(__file__)), "auxseg_jax"))
 
 
 if __name__ == "__main__":

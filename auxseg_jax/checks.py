@@ -17,6 +17,12 @@ _POSITIVE = (
     *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "lr")),
     *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "eval.batch_size", "eval.max_buckets", "loader.threads"),
 )
+_NOT_NEGATIVE = ("walk.steps", "walk.beta", "optimizer.warmup", "optimizer.clip_norm", "optimizer.weight_decay")
+_FRACTIONS = (
+    *("walk.restart", "label_update.classifier_weight", "label_update.saliency_weight", "label_update.veto", "optimizer.momentum"),
+    *("fuse.cam_threshold", "fuse.saliency_threshold", "augment.flip_probability", "model.dropout"),
+)
+_SCALES = ("cam.scales", "label_update.scales", "predict.scales", "augment.scale")
 SUPERVISION = ("image_labels", "masks")
 
 
@@ -73,10 +79,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         module = _fields(BACKBONES[config.model.backbone.name])
         faults += [f"model.backbone.{name}: there is no such field; there are {', '.join(sorted(module))}" for name in sorted(set(backbone) - module)]
     if not faults:
-        for name in _POSITIVE:
-            section, field = name.split(".")
-            if not config[section][field] > 0:
-                faults.append(f"{name}={config[section][field]}: must be above 0")
+        values = {f"{section}.{field}": value for section in known for field, value in config[section].items()}
+        faults += [f"{name}={values[name]}: must be above 0" for name in _POSITIVE if not values[name] > 0]
+        faults += [f"{name}={values[name]}: must not be below 0" for name in _NOT_NEGATIVE if not values[name] >= 0]
+        faults += [f"{name}={values[name]}: must be between 0 and 1" for name in _FRACTIONS if not 0 <= values[name] <= 1]
+        faults += [f"{name}={values[name]}: needs factors above 0" for name in _SCALES if not values[name] or min(values[name]) <= 0]
         if config.fuse.spill not in fuse.SPILL:
             faults.append(f"fuse.spill={config.fuse.spill!r} is not one of {', '.join(fuse.SPILL)}")
         if config.supervision not in SUPERVISION:

@@ -34,8 +34,8 @@ def run(
       write: runs in threads; its first exception ends the pass and is raised.
       mesh: where batches go.
     """
-    whole, split = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    function = platform.jit(function, in_shardings=(whole, split), out_shardings=split)
+    replicated, by_photo = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    function = platform.jit(function, in_shardings=(replicated, by_photo), out_shardings=by_photo)
     with progress(name, reader.num_photos, unit="photo") as bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pending: set[concurrent.futures.Future] = set()
         previous = None
@@ -54,7 +54,7 @@ def run(
 
 def _write(pool, pending, write, batch, outputs):
     outputs = jax.device_get(outputs)
-    plane = batch.arrays["mask"].shape + batch.arrays["image"].shape[1:3]
+    plane = batch.arrays["inside"].shape
     for row, (name, (height, width)) in enumerate(zip(batch.ids, batch.sizes, strict=True)):
         cut = {k: v[row, :height, :width] if v.shape[:3] == plane else v[row] for k, v in outputs.items()}
         pending.add(pool.submit(write, name, cut))

@@ -52,6 +52,14 @@ class Run:
         if config.supervision == "masks" and not self.data.has_masks(self.data.train_split):
             raise ValueError(f"supervision=masks: the split {self.data.train_split!r} has no pixel labels")
         self.network = build_network(config, self.data.num_classes)
+        self.try_out()
+
+    def try_out(self) -> None:
+        """What fails only when a phase begins fails here, before the workdir is claimed: patterns of parameters, weights."""
+        shapes = abstract_params(self.network, self.config)
+        optimizer.make_optimizer(shapes, 1, lr=0.0, **self.config.optimizer)
+        if self.config.pretrained.imagenet:
+            pretrained.load_backbone(self.config.model.backbone.name, shapes["backbone"])
 
     def params(self, directory: epath.PathLike) -> dict:
         """Parameters that a phase left."""
@@ -138,6 +146,9 @@ def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_
     if not path.exists():
         done = [*workdir.glob(f"*/{files.DONE}"), *workdir.glob(f"*/*/{files.DONE}")]
         copied = sorted(str(phase.parent.relative_to(workdir)) for phase in done)
+        strange = [name for name in copied if files.read_json(workdir / name / files.DONE)["data"] != data.digest]
+        if strange:
+            raise ValueError(f"{workdir / strange[0]} was made from other data; choose another --workdir, or copy from another run")
         files.write_json(workdir / "config.json", manifest.plain(config))
         files.write_json(path, manifest.collect(config, data) | {"copied": copied})
     elif files.read_json(path)["data"]["digest"] != data.digest:
@@ -157,8 +168,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
         if strange:
             raise ValueError(f"{workdir} holds {strange[0]} but no config.json, so it is no workdir; choose another --workdir")
         return
-    old, new = (ml_collections.ConfigDict(c) for c in (files.read_json(path), ours))
-    old, new = (trees.flatten(c.to_dict()) for c in (old, new))
+    old, new = trees.flatten(files.read_json(path)), trees.flatten(ours)
     missing = object()
     changed = [key for key in sorted(old | new) if old.get(key, missing) != new.get(key, missing)]
     if changed:
@@ -180,10 +190,10 @@ def _phases(this: Run) -> dict[str, Any]:
         if not done.exists():
             started = time.monotonic()
             result = work(workdir / name)
-            files.write_json(done, {"seconds": round(time.monotonic() - started, 1)} | result)
-        result = files.read_json(done)
-        seconds[name] = result.pop("seconds")
-        return result
+            files.write_json(done, {"seconds": round(time.monotonic() - started, 1), "data": data.digest, "result": result})
+        record = files.read_json(done)
+        seconds[name] = record["seconds"]
+        return record["result"]
 
     outcome["classifier"] = phase("classifier", functools.partial(_train_classifier, this))
     labels = workdir / "cam" / "pseudo"

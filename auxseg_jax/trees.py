@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import traverse_util
 
@@ -58,8 +57,3 @@ def merge_strict(template: Mapping, loaded: Mapping, *, excused: Iterable[str] =
     if faults:
         raise ValueError("the weights do not fit the network:\n  " + "\n  ".join(faults))
     return unflatten({name: np.asarray(have[name], leaf.dtype) if name in have else leaf for name, leaf in want.items()})
-
-
-def count(tree: Any) -> int:
-    """Number of scalars in a tree of arrays."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from auxseg_jax import files
 from auxseg_jax.data import dataset, features, loader, shapes, transforms, voc_folder
+from auxseg_jax.grid import Grid
 
 NORMAL = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
 READER = {"threads": 2, "prefetch": 4}
@@ -215,7 +216,7 @@ def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
 
 
 def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
-    reader = loader.PhotoReader(generated.photos("train"), batch_size=4, **NORMAL, **READER, max_buckets=2)
+    reader = loader.PhotoReader(generated.photos("train"), batch_size=4, **NORMAL, **READER, max_buckets=2, grid=Grid(4, 0))
     seen = {}
     for batch in reader:
         assert batch.arrays["mask"].tolist() == [row < len(batch.ids) for row in range(4)]
@@ -235,14 +236,15 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
 
 
 def test_buckets():
-    exact = loader.buckets([(3, 4), (4, 3), (3, 4)], 2)
+    exact = loader.buckets([(3, 4), (4, 3), (3, 4)], 2, Grid(1, 0))
     assert exact == {(3, 4): (3, 4), (4, 3): (4, 3)}
-    merged = loader.buckets([(213, 320)] * 50 + [(240, 320)] * 9 + [(239, 320)] + [(320, 213)] * 9, 3)
+    merged = loader.buckets([(213, 320)] * 50 + [(240, 320)] * 9 + [(239, 320)] + [(320, 213)] * 9, 3, Grid(1, 0))
     assert merged[213, 320] == (213, 320) and merged[239, 320] == (240, 320) == merged[240, 320]
     sizes = [(h, w) for h in range(100, 140) for w in range(90, 130)]
-    many = loader.buckets(sizes, 4)
+    many = loader.buckets(sizes, 4, Grid(16, 1))
     assert len(set(many.values())) <= 4
     assert all(b[0] >= s[0] and b[1] >= s[1] for s, b in many.items())
+    assert all(n % 16 == 1 for b in many.values() for n in b)
 
 
 def test_label_pngs_keep_their_indices_and_get_the_voc_palette(tmp_path, rng):

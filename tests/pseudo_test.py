@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from auxseg_jax.grid import Grid
 from auxseg_jax.pseudo import cam, random_walk, update
 from auxseg_jax.pseudo.fuse import fuse
 
@@ -78,8 +79,8 @@ def test_multi_scale_sees_every_view_and_no_padding():
         assert view_inside.shape == view.shape[:3]
         return view[..., :1] + 10.0 * ~view_inside[..., None]  # high where there is no photo
 
-    found = cam.multi_scale(cam_of, jnp.asarray(image), jnp.asarray(inside), (8, 12), scales=(0.5, 1.0, 2.0), flip=True)
-    assert seen == [(4, 6), (4, 6), (8, 12), (8, 12), (16, 24), (16, 24)]
+    found = cam.multi_scale(cam_of, jnp.asarray(image), jnp.asarray(inside), (8, 12), scales=(0.5, 1.0, 2.0), flip=True, grid=Grid(4, 0))
+    assert seen == [(4, 8), (4, 8), (8, 12), (8, 12), (16, 24), (16, 24)]
     assert float(found[0, :, 8:].max()) == 0.0
     assert float(found[0, 4, 0, 0]) > 3 * float(found[0, 4, 5, 0])  # mirrored views were mirrored back
 
@@ -127,7 +128,7 @@ def updated(**changes):
         "saliency": np.array([[[0.9, 0.9], [0.0, 0.0]]], np.float32),
     }
     walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
-    out = update.updated_labels(cams, batch, network=network, walk=walks, fusion=fusion, **options)
+    out = update.updated_labels(cams, batch, network=network, grid=Grid(1, 0), walk=walks, fusion=fusion, **options)
     return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
 
 

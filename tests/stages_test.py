@@ -16,7 +16,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from auxseg_jax import checks, files, stages
+from auxseg_jax import checks, files, profile, stages
 from auxseg_jax.data import shapes
 from auxseg_jax.training import optimizer
 from configs import tiny
@@ -202,6 +202,17 @@ def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path):
     assert again["manifest"]["copied"] == ["cam", "cam/score", "classifier", "stage_00"]
     assert again["stages"] == results["stages"][:1]
     assert again["pseudo"][0] == results["pseudo"][0] and again["pseudo"][1] != results["pseudo"][1]
+    shutil.copytree(workdir / "cam", tmp_path / "other/cam")
+    config.data.seed = 9
+    with pytest.raises(ValueError, match="cam was made from other data"):
+        stages.run(config, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_profile(tmp_path):
+    figures = profile.run(tiny_config(tmp_path))
+    assert min(figures["loader_photos_per_second"], figures["step_photos_per_second"], figures["step_seconds"]) > 0
+    assert 0 < sum(figures["operations"].values()) <= 100.5
 
 
 @pytest.mark.parametrize(
@@ -271,6 +282,12 @@ def test_every_config_starts(name, tmp_path):
     ("field", "value", "message"),
     [
         ("fuse.spill", "x", "fuse.spill='x' is not one of ignore, background"),
+        ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
+        ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
+        ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),
+        ("walk.steps", -1, "walk.steps=-1: must not be below 0"),
+        ("optimizer.frozen", ("nope",), "the pattern 'nope' matches no parameter"),
+        ("pretrained.imagenet", True, "there are no ImageNet weights for the backbone 'tiny'"),
         ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0"),
         ("log.log_every", 0, "log.log_every=0: must be above 0"),
         ("augment.crop", 0, "augment.crop=0: must be above 0"),

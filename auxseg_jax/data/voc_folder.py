@@ -26,9 +26,7 @@ class DataError(ValueError):
     """Everything that is wrong with a data folder, one fault a line."""
 
     def __init__(self, root: epath.PathLike, faults: Sequence[str]):
-        shown = "\n  ".join(faults[:100])
-        more = f"\n  and {len(faults) - 100} more" if len(faults) > 100 else ""
-        super().__init__(f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:\n  {shown}{more}")
+        super().__init__("\n  ".join([f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:", *faults]))
         self.faults = list(faults)
 
 
@@ -84,7 +82,7 @@ def read_folder(root: str, splits: Sequence[str]) -> tuple[Folder, list[str]]:
     Raises:
       DataError: there is no such folder.
     """
-    path = epath.Path(root).expanduser()
+    path = epath.Path(root).expanduser().resolve()  # however it is spelled, it is prepared once
     if not path.is_dir():
         raise DataError(root, ["there is no such folder (config.data.root)"])
     faults: list[str] = []
@@ -120,13 +118,13 @@ def picture_faults(folder: Folder) -> list[str]:
 
 
 def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
-    if not folder.photo(name).exists():  # read_folder has said so
-        return []
-    faults = []
+    faults, size = [], None
     try:
         size = features.check_image(folder.photo(name).read_bytes())
+    except FileNotFoundError:
+        pass  # read_folder has said so
     except (OSError, ValueError) as error:
-        return [f"{name}: JPEGImages/{name}.jpg cannot be read: {error}"]
+        faults.append(f"{name}: JPEGImages/{name}.jpg cannot be read: {error}")
     for path in [folder.saliency(name)] + [folder.mask(name)] * has_mask:
         where = f"{name}: {path.parent.name}/{path.name}"
         if not path.exists():
@@ -136,7 +134,7 @@ def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
         except (OSError, ValueError) as error:
             faults.append(f"{where} cannot be read: {error}")
             continue
-        if plane.shape != size:
+        if size is not None and plane.shape != size:
             faults.append(f"{where} is {plane.shape[1]}x{plane.shape[0]}, the photo {size[1]}x{size[0]}")
         if path == folder.mask(name):
             strange = np.setdiff1d(plane, [*range(len(folder.classes)), files.IGNORE])

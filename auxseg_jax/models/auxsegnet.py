@@ -73,8 +73,8 @@ class AuxSegNet(nn.Module):
       image: float32 [B, H, W, 3], normalised for the backbone.
       train: dropout on; needs the rng "dropout".
       inside: bool [B, H, W] or None: which pixels are photo and not padding of a bucket. Padding is zero to every
-        convolution and left out of the pool and of the affinities' keys: where sizes are multiples of the stride, a photo
-        gives the same outputs in every bucket.
+        convolution and left out of the pool and of the affinities' keys: a photo gives the same outputs in every bucket
+        of the grid (see `grid`), but for `cross_task`, whose 3x3 convolution sees rows of the N x N plane side by side.
       dense: False stops after the classification branch (its training, its CAMs).
 
     Returns a dict; the caller picks, XLA prunes the rest:

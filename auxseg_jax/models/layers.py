@@ -65,20 +65,18 @@ class FrozenBatchNorm(nn.Module):
 
 
 class PointwiseConv(nn.Module):
-    """1x1 convolution [..., I] -> [..., features], kernel [I, features].
+    """1x1 convolution without bias [..., I] -> [..., features], kernel [I, features].
 
     As a product of two matrices: the kernel gradient of `nn.Conv`, or of `nn.Dense` on more than two axes, makes XLA:CPU
     write the activations again in transposed order, which takes longer than the product.
     """
 
     features: int
-    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.features))
-        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
-        return y + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else y
+        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
 
 
 class DepthwiseConv(nn.Module):

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from auxseg_jax.files import IGNORE
 from auxseg_jax.models.layers import resize_bilinear
-
-IGNORE = 255
 
 
 def multilabel_soft_margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
