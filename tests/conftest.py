@@ -1,4 +1,4 @@
-"""8 fake CPU devices, set before jax starts; shared fixtures; --msrc for the tests that use real photos."""
+"""8 fake CPU devices, set before jax starts; shared fixtures; --msrc and --fixtures for the tests that need files from outside."""
 
 import os
 import pathlib
@@ -16,8 +16,54 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser):
-    """Where the real photos are, for the tests that use them."""
+    """Where the files are that are not in the repository; tests that use them are skipped where they are absent."""
     parser.addoption("--msrc", default=str(REPOSITORY.parent / "shared" / "data" / "msrc"), help="VOC-style folder of real photos")
+
+
+_ERRORS = pytest.StashKey[list]()
+_RECORDED = pytest.StashKey[pathlib.Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """`--fixtures DIR`: where the arrays recorded from the authors' code are.
+
+    pytest has a flag of that name, which lists its own fixtures; it cannot be replaced, but with a folder of arrays after
+    it, it means ours.
+    """
+    folders = [arg for arg in config.args if config.option.showfixtures and any(pathlib.Path(arg).glob("*.npz"))]
+    if folders:
+        config.stash[_RECORDED] = pathlib.Path(folders[-1])
+        config.args = [arg for arg in config.args if arg not in folders]
+        config.option.showfixtures = False
+
+
+def recorded_arrays(config) -> pathlib.Path:
+    """The folder of the recorded arrays; it may be absent."""
+    return config.stash.get(_RECORDED, REPOSITORY.parent / "shared" / "fixtures")
+
+
+@pytest.fixture
+def compare(request):
+    """compare(name, found, wanted, rtol=, atol=): asserts, and notes the worst error for the summary."""
+    errors = request.config.stash.setdefault(_ERRORS, [])
+
+    def check(name, found, wanted, rtol=0.0, atol=0.0):
+        found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+        assert found.shape == wanted.shape, f"{name}: shape {found.shape}, recorded {wanted.shape}"
+        worst, scale = np.abs(found - wanted).max(), np.abs(wanted).max()
+        errors.append((name, worst, worst / max(scale, 1e-30)))
+        np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=name)
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """The worst error of every array that was compared with a recorded one."""
+    if errors := config.stash.get(_ERRORS, []):
+        terminalreporter.section("worst error of each recorded array: absolute, relative to its largest number")
+        for name, absolute, relative in errors:
+            terminalreporter.line(f"{absolute:9.1e} {relative:9.1e}  {name}")
 
 
 @pytest.fixture(scope="session")

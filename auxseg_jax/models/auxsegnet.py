@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from auxseg_jax.grid import Grid
-from auxseg_jax.models import efficientnet_lite, tiny
+from auxseg_jax.models import efficientnet_lite, resnet38, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
 from auxseg_jax.models.layers import resize_nearest, zero_outside
 
-BACKBONES = {"efficientnet_lite0": efficientnet_lite.EfficientNetLite0, "tiny": tiny.Tiny}
+BACKBONES = {"efficientnet_lite0": efficientnet_lite.EfficientNetLite0, "resnet38": resnet38.ResNet38, "tiny": tiny.Tiny}
 _NORMALISATION = {
     "efficientnet_lite0": {"mean": efficientnet_lite.MEAN, "std": efficientnet_lite.STD},
+    "resnet38": {"mean": resnet38.MEAN, "std": resnet38.STD},
     "tiny": {"mean": tiny.MEAN, "std": tiny.STD},
 }
 REFINE = ("none", "seg", "both")
@@ -96,7 +97,7 @@ class AuxSegNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, inside: jax.Array | None = None, dense: bool = True) -> dict[str, Any]:
         spec = dict(self.backbone)
-        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, inside)
+        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, inside, train)
         if inside is not None:
             inside = resize_nearest(inside, features.shape[1:3])
         outputs: dict[str, Any] = {}

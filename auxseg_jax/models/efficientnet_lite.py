@@ -59,7 +59,8 @@ class EfficientNetLite0(nn.Module):
     head: bool = True
 
     @nn.compact
-    def __call__(self, image: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+    def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
+        del train  # nothing here depends on it
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"backbone.output_stride must be 8, 16 or 32, got {self.output_stride}")
         x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, kernel_init=nn.initializers.he_normal(), name="stem")(image)

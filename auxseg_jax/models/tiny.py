@@ -19,7 +19,8 @@ class Tiny(nn.Module):
     width: int = 64
 
     @nn.compact
-    def __call__(self, image: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+    def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
+        del train  # nothing here depends on it
         if self.output_stride not in (4, 8):
             raise ValueError(f"backbone.output_stride must be 4 or 8 for the tiny backbone, got {self.output_stride}")
         x = image

@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from auxseg_jax import trees
 
 
 def poly_schedule(lr: float, power: float, steps: int, warmup: int = 0) -> optax.Schedule:
-    """lr * (1 - step / steps) ** power, after a linear warm-up from 0 of `warmup` of the steps."""
+    """lr * (1 - step / steps) ** power, after a linear warm-up from 0 of `warmup` of the steps; past the end the last rate stays."""
     decay = optax.polynomial_schedule(lr, 0.0, power, steps)
-    if not warmup:
-        return decay
-    return lambda step: decay(step) * jax.numpy.minimum(1.0, (step + 1) / warmup)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        rate = decay(jnp.minimum(step, steps - 1))
+        return rate * jnp.minimum(1.0, (step + 1) / warmup) if warmup else rate
+
+    return schedule
 
 
 def make_optimizer(

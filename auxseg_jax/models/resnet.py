@@ -1,0 +1,81 @@
+"""ResNet-50 and ResNet-101 backbones (He et al., arXiv 1512.03385) in torchvision's v1.5 layout: the stride is on the 3x3 convolution.
+
+Parameter paths: conv1, bn1, layer{1..4}_{i}/{conv1,bn1,conv2,bn2,conv3,bn3,downsample,downsample_bn}.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from auxseg_jax.models.layers import FrozenBatchNorm, PointwiseConv, zero_outside
+from auxseg_jax.models.resnet38 import MEAN, STD, Conv
+
+__all__ = ["MEAN", "STD", "ResNet50", "ResNet101"]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 to four times `width` channels, added to the input or to its 1x1 convolution where shapes change."""
+
+    width: int
+    stride: int
+    dilation: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
+        y = nn.relu(FrozenBatchNorm(name="bn1")(PointwiseConv(self.width, name="conv1")(x)))
+        y = nn.relu(FrozenBatchNorm(name="bn2")(Conv(self.width, self.stride, self.dilation, name="conv2")(y, inside)))
+        y = FrozenBatchNorm(name="bn3")(PointwiseConv(4 * self.width, name="conv3")(y))
+        if self.stride > 1 or x.shape[-1] != y.shape[-1]:
+            x = PointwiseConv(4 * self.width, name="downsample")(x[:, :: self.stride, :: self.stride])
+            x = FrozenBatchNorm(name="downsample_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """Image [B, H, W, 3], ImageNet normalisation -> features [B, ceil(H/s), ceil(W/s), 2048] at output stride s.
+
+    Attributes:
+      blocks: bottlenecks of each of the four layers.
+      output_stride: 8, 16 or 32. A layer beyond it dilates instead; its first block keeps the dilation of the layer before,
+        as torchvision's replace_stride_with_dilation has it.
+      remat: bottlenecks are computed again in the backward pass instead of kept: less memory, more time.
+    """
+
+    blocks: Sequence[int]
+    output_stride: int = 16
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
+        del train  # nothing here depends on it
+        if self.output_stride not in (8, 16, 32):
+            raise ValueError(f"backbone.output_stride must be 8, 16 or 32, got {self.output_stride}")
+        block = nn.remat(Bottleneck) if self.remat else Bottleneck
+        init = nn.initializers.he_normal()
+        x = nn.Conv(64, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=init, name="conv1")(zero_outside(image, inside))
+        x = zero_outside(nn.relu(FrozenBatchNorm(name="bn1")(x)), inside)
+        x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        reached, dilation = 4, 1
+        for layer, count in enumerate(self.blocks, 1):
+            stride, first_dilation = (1 if layer == 1 else 2), dilation
+            if reached * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
+            for index in range(count):
+                first = index == 0
+                name = f"layer{layer}_{index}"
+                x = block(64 * 2 ** (layer - 1), stride if first else 1, first_dilation if first else dilation, name=name)(x, inside)
+        return x
+
+
+class ResNet50(ResNet):
+    """`ResNet` of 3, 4, 6, 3 bottlenecks."""
+
+    blocks: Sequence[int] = (3, 4, 6, 3)
+
+
+class ResNet101(ResNet):
+    """`ResNet` of 3, 4, 23, 3 bottlenecks."""
+
+    blocks: Sequence[int] = (3, 4, 23, 3)
