@@ -13,14 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from auxseg_jax.grid import Grid
-from auxseg_jax.models import efficientnet_lite, resnet38, tiny
+from auxseg_jax.models import efficientnet_lite, resnet, resnet38, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
 from auxseg_jax.models.layers import resize_nearest, zero_outside
 
-BACKBONES = {"efficientnet_lite0": efficientnet_lite.EfficientNetLite0, "resnet38": resnet38.ResNet38, "tiny": tiny.Tiny}
+BACKBONES = {
+    "efficientnet_lite0": efficientnet_lite.EfficientNetLite0,
+    "resnet38": resnet38.ResNet38,
+    "resnet50": resnet.ResNet50,
+    "resnet101": resnet.ResNet101,
+    "tiny": tiny.Tiny,
+}
 _NORMALISATION = {
     "efficientnet_lite0": {"mean": efficientnet_lite.MEAN, "std": efficientnet_lite.STD},
-    "resnet38": {"mean": resnet38.MEAN, "std": resnet38.STD},
+    **{name: {"mean": resnet38.MEAN, "std": resnet38.STD} for name in ("resnet38", "resnet50", "resnet101")},
     "tiny": {"mean": tiny.MEAN, "std": tiny.STD},
 }
 REFINE = ("none", "seg", "both")
@@ -180,5 +186,5 @@ def normalisation(model: Any) -> dict[str, tuple[float, ...]]:
 
 def grid(model: Any, crop: int) -> Grid:
     """The sizes of whole photos that suit a network trained on crops of `crop` pixels."""
-    stride = model["backbone"]["output_stride"]
+    stride = model["backbone"].get("output_stride", 8)  # of ResNet38, which has no choice
     return Grid(stride, crop % stride)

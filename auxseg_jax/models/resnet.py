@@ -9,9 +9,7 @@ import flax.linen as nn
 import jax
 
 from auxseg_jax.models.layers import FrozenBatchNorm, PointwiseConv, zero_outside
-from auxseg_jax.models.resnet38 import MEAN, STD, Conv
-
-__all__ = ["MEAN", "STD", "ResNet50", "ResNet101"]
+from auxseg_jax.models.resnet38 import Conv
 
 
 class Bottleneck(nn.Module):

@@ -3,6 +3,7 @@
 A naming is a function from a parameter's path here to its key there; it serves reading and writing alike.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -34,6 +35,14 @@ def resnet38(path: str) -> str:
     """Key of a backbone parameter in the ResNet38 weights that go round."""
     module, _, leaf = path.rpartition("/")
     return f"{module.replace('/', '.')}.{_LEAVES[leaf]}"
+
+
+def torchvision_resnet(path: str) -> str:
+    """Key of a backbone parameter in torchvision's ResNets."""
+    module, _, leaf = path.rpartition("/")
+    module = re.sub(r"^layer(\d)_(\d+)/", r"layer\1.\2.", module)
+    module = module.replace("downsample_bn", "downsample.1") if "downsample_bn" in module else module.replace("downsample", "downsample.0")
+    return f"{module}.{_LEAVES[leaf]}"
 
 
 def auxsegnet(path: str) -> str:
