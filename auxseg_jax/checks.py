@@ -46,7 +46,7 @@ def _known(builder: str) -> dict[str, set[str]]:
         "loader": _keywords(loader.train_batches),
         "augment": _keywords(transforms.augment, "mean", "std"),
         "model": _fields(AuxSegNet, "num_classes", "affinity", "tasks"),
-        "pretrained": {"imagenet"},
+        "pretrained": {"imagenet", "path"},
         "affinity": _fields(TaskAffinity) | {"cross_task", "refine", "normalize_rows"},
         "tasks": {"cls", "sal"},
         "loss": _keywords(losses.total),

@@ -58,8 +58,7 @@ class Run:
         """What fails only when a phase begins fails here, before the workdir is claimed: patterns of parameters, weights."""
         shapes = abstract_params(self.network, self.config)
         optimizer.make_optimizer(shapes, 1, lr=0.0, **self.config.optimizer)
-        if self.config.pretrained.imagenet:
-            pretrained.load_backbone(self.config.model.backbone.name, shapes["backbone"])
+        load_pretrained(self.config, shapes)
 
     def params(self, directory: epath.PathLike) -> dict:
         """Parameters that a phase left."""
@@ -132,6 +131,12 @@ def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigD
     """Shapes of all parameters."""
     image = jax.ShapeDtypeStruct((1, config.augment.crop, config.augment.crop, 3), np.float32)
     return jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+
+
+def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
+    """`params` with the weights that the config starts from in place: `pretrained.path`, else ImageNet's, else none."""
+    path = config.pretrained.path
+    return pretrained.load(params, config.model.backbone.name, path) if path or config.pretrained.imagenet else params
 
 
 def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]] | None = None) -> loader.PhotoReader:
@@ -230,8 +235,7 @@ def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
     config = this.config
     crop = config.augment.crop
     params = step.init_params(this.network, (crop, crop), config.seed, this.mesh)
-    if config.pretrained.imagenet:
-        params["backbone"] = pretrained.load_backbone(config.model.backbone.name, params["backbone"])
+    params = load_pretrained(config, params)
     if config.tasks.cls:
         section = config.classifier
         untouched = [f"{name}(/.*)?" for name in params if name not in ("backbone", "cls_head")]

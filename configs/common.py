@@ -34,7 +34,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "head_conv": True,
         "dropout": 0.5,
     }
-    config.pretrained = {"imagenet": True}  # weights of the backbone
+    config.pretrained = {"imagenet": True, "path": ""}  # ImageNet weights of the backbone; or a file of weights
     config.affinity = {
         "pairwise": True,
         "unary": True,

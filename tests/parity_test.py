@@ -21,7 +21,7 @@ import pytest
 from conftest import recorded_arrays
 
 from auxseg_jax import platform, stages, trees
-from auxseg_jax.models import torch_names
+from auxseg_jax.models import pretrained, torch_names
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import cam as cam_lib
 from auxseg_jax.pseudo import fuse, random_walk
@@ -84,7 +84,9 @@ def weights(seed: int) -> tuple[dict, dict[str, np.ndarray]]:
     template = stages.abstract_params(net, config)
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), template)
     state = {key: weights_for(key, value.shape, seed) for key, value in torch_names.to_state_dict(blank, torch_names.auxsegnet).items()}
-    return torch_names.to_params(template, state, torch_names.auxsegnet), state
+    params, report = pretrained.place(template, state, "resnet38")
+    assert not report.faults, report
+    return params, state
 
 
 @dataclasses.dataclass
@@ -139,8 +141,10 @@ def test_the_weights_are_those_of_the_formula(case):
     state = weights(case.seed)[1]
     wrong = [key for key, value in state.items() if zlib.crc32(np.ascontiguousarray(value).tobytes()) != recorded[str(case.seed)][key]]
     assert not wrong
+    back = torch_names.to_state_dict(weights(case.seed)[0], torch_names.auxsegnet)
+    assert all(np.array_equal(back[key], value) for key, value in state.items())  # there and back, bit by bit
     left = [key for key in recorded[str(case.seed)] if key not in state]
-    assert all(trees.matches(key, torch_names.AUXSEGNET_UNUSED) for key in left), left
+    assert all(trees.matches(key, torch_names.EXCUSED) for key in left), left
 
 
 def test_outputs(case, compare):

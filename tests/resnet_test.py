@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from auxseg_jax import platform
-from auxseg_jax.models import resnet, torch_names
+from auxseg_jax.models import pretrained, resnet, torch_names
 
 RECORDED = pathlib.Path(__file__).parent / "data" / "torchvision_resnet.npz"
 
@@ -34,7 +34,9 @@ def test_features_are_torchvisions(make, stride):
     template = jax.eval_shape(lambda x: module.init(jax.random.key(0), x)["params"], image)
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), template)
     state = {key: weights_for(key, value.shape) for key, value in torch_names.to_state_dict(blank, torch_names.torchvision_resnet).items()}
-    params = torch_names.to_params(template, state, torch_names.torchvision_resnet)
+    params, report = pretrained.place({"backbone": template}, state, make.__name__.lower())
+    assert not report.faults, report
+    params = params["backbone"]
     found = platform.jit(module.apply)({"params": params}, image)[0, :, :, ::128]
     wanted = np.load(RECORDED)[f"{make.__name__.lower()}_stride{stride}"]
     np.testing.assert_allclose(found, wanted, atol=2e-5 * wanted.std())

@@ -287,7 +287,7 @@ def test_every_config_starts(name, tmp_path):
         ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),
         ("walk.steps", -1, "walk.steps=-1: must not be below 0"),
         ("optimizer.frozen", ("nope",), "the pattern 'nope' matches no parameter"),
-        ("pretrained.imagenet", True, "there are no ImageNet weights for the backbone 'tiny'"),
+        ("pretrained.imagenet", True, "there are no packaged ImageNet weights for the backbone 'tiny'"),
         ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0"),
         ("log.log_every", 0, "log.log_every=0: must be above 0"),
         ("augment.crop", 0, "augment.crop=0: must be above 0"),

