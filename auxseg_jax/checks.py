@@ -23,6 +23,7 @@ _FRACTIONS = (
     *("fuse.cam_threshold", "fuse.saliency_threshold", "augment.flip_probability", "model.dropout"),
 )
 _SCALES = ("cam.scales", "label_update.scales", "predict.scales", "augment.scale")
+SCALE_PER = ("photo", "batch")
 SUPERVISION = ("image_labels", "masks")
 
 
@@ -44,7 +45,7 @@ def _known(builder: str) -> dict[str, set[str]]:
         "mesh": _keywords(sharding.make_mesh),
         "data": _keywords(dataset.prepare) | _keywords(source),
         "loader": _keywords(loader.train_batches),
-        "augment": _keywords(transforms.augment, "mean", "std"),
+        "augment": _keywords(transforms.augment, "mean", "std") | {"scale_per"},
         "model": _fields(AuxSegNet, "num_classes", "affinity", "tasks"),
         "pretrained": {"imagenet", "path"},
         "affinity": _fields(TaskAffinity) | {"cross_task", "refine", "normalize_rows"},
@@ -86,6 +87,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         faults += [f"{name}={values[name]}: needs factors above 0" for name in _SCALES if not values[name] or min(values[name]) <= 0]
         if config.fuse.spill not in fuse.SPILL:
             faults.append(f"fuse.spill={config.fuse.spill!r} is not one of {', '.join(fuse.SPILL)}")
+        if config.augment.scale_per not in SCALE_PER:
+            faults.append(f"augment.scale_per={config.augment.scale_per!r} is not one of {', '.join(SCALE_PER)}")
         if config.supervision not in SUPERVISION:
             faults.append(f"supervision={config.supervision!r} is not one of {', '.join(SUPERVISION)}")
         if config.supervision == "image_labels" and not config.tasks.cls:

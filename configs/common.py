@@ -14,7 +14,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
 
     Args:
       preset: "plus" is AuxSegNet+ with our update of the pseudo labels; "paper" and "official" are AuxSegNet (ICCV 2021) as
-        its text and as its code have it: network and label rules. Rates and schedules are those of `plus`.
+        its text and as its code have it (the README has the table).
     """
     if preset not in PRESETS:
         raise ValueError(f"the preset {preset!r} is not one of {', '.join(PRESETS)}")
@@ -25,7 +25,14 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.mesh = {"data": 1}
     config.data = {"builder": "", "train_split": "train", "val_split": "val", "cache_dir": "~/.cache/auxseg_jax/data"}
     config.loader = {"threads": 2, "prefetch": 8}
-    config.augment = {"crop": 321, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.3}
+    config.augment = {
+        "crop": 321,
+        "scale": (0.7, 1.3),
+        "scale_per": "photo",
+        "flip_probability": 0.5,
+        "jitter": 0.3,
+        "padding_is_background": False,
+    }
 
     config.model = {
         "backbone": {"name": "", "output_stride": 8},
@@ -76,8 +83,15 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.eval = {"batch_size": 8, "max_buckets": 4}
     if preset != "plus":
         config.affinity.unary = False
-        config.model.head_conv = preset == "official"
         config.fuse.empty_is_background = False
         config.walk.update({"normalize": False, "restart": 0.0})
         config.label_update.update({"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5})
+    if preset == "paper":
+        config.model.head_conv = False
+        config.augment.scale = (1.0, 1.0)
+    if preset == "official":
+        config.augment.update({"scale_per": "batch", "jitter": 0.0, "padding_is_background": True})
+        config.optimizer.update({"momentum": 1e-5, "weight_decay": 0.0, "heads": (r"(cls|seg|sal)_.*",)})
+        config.classifier.update({"batch_size": 4, "lr": 7e-4})
+        config.stages.update({"count": 4, "epochs": 15, "batch_size": 4, "lr": 7e-4})
     return config

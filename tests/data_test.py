@@ -13,7 +13,7 @@ from auxseg_jax.grid import Grid
 
 NORMAL = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
 READER = {"threads": 2, "prefetch": 4}
-AUGMENT = {"crop": 32, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.2}
+AUGMENT = {"crop": 32, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.2, "padding_is_background": False}
 
 
 @pytest.fixture
@@ -168,13 +168,38 @@ def test_transforms_keep_the_arrays_of_an_example_together(rng):
     grid = np.arange(40 * 50, dtype=np.float32).reshape(40, 50) / 2000
     example = {"image": np.repeat(grid[..., None] * 255, 3, -1), "saliency": grid, "segmentation": np.ones((40, 50), np.uint8)}
     for _ in range(20):
-        out = transforms.augment(example, rng, **{**AUGMENT, "jitter": 0.0}, **NORMAL)
+        out = transforms.augment(example, rng, rng, **{**AUGMENT, "jitter": 0.0}, **NORMAL)
         assert {k: v.shape for k, v in out.items()} == {"image": (32, 32, 3), "saliency": (32, 32), "segmentation": (32, 32)}
         inside = out["segmentation"] != files.IGNORE
         np.testing.assert_array_equal(out["saliency"] >= 0, inside)
         np.testing.assert_array_equal(out["image"][~inside], 0)
         restored = (out["image"][..., 0] * 128 + 127) / 255
         np.testing.assert_allclose(restored[inside], out["saliency"][inside], atol=2e-3)
+
+
+def test_padding_may_be_background(rng):
+    example = {"image": np.ones((8, 40, 3), np.float32), "saliency": np.ones((8, 40), np.float32), "segmentation": np.ones((8, 40), np.uint8)}
+    out = transforms.crop_or_pad(example, 32, rng, padding_is_background=True)
+    assert all(set(np.unique(value)) == {0, 1} for value in out.values())
+    np.testing.assert_array_equal(out["segmentation"], out["saliency"])
+
+
+def test_a_batch_may_share_its_scale(generated, monkeypatch):
+    options = AUGMENT | NORMAL | {"flip_probability": 0.0, "jitter": 0.0}
+    factors = []
+    monkeypatch.setattr(transforms, "rescale", lambda example, factor: factors.append(round(factor, 6)) or example)
+
+    def drawn(scale_per, start=0):
+        factors.clear()
+        stream = loader.train_batches(generated.photos("train"), None, 4, 3, start, options | {"scale_per": scale_per}, threads=0, prefetch=0)
+        for _ in range(3):
+            next(stream)
+        return [tuple(factors[i : i + 4]) for i in range(0, 12, 4)]
+
+    shared = drawn("batch")
+    assert all(len(set(batch)) == 1 for batch in shared) and len(set(shared)) == 3
+    assert drawn("batch", start=1)[:2] == shared[1:]
+    assert len(set(drawn("photo")[0])) == 4
 
 
 def test_rescale_is_half_pixel_bilinear():
@@ -194,7 +219,7 @@ def generated(tmp_path_factory):
 
 def test_training_batches_are_a_function_of_seed_and_step(generated):
     def batches(start, count, seed=3):
-        stream = loader.train_batches(generated.photos("train"), None, 4, seed, start, AUGMENT | NORMAL, **READER)
+        stream = loader.train_batches(generated.photos("train"), None, 4, seed, start, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
         return [next(stream) for _ in range(count)]
 
     whole = batches(0, 6)
@@ -209,7 +234,7 @@ def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
         name, size = example["id"].decode(), tuple(example["size"])
         files.write_label_png(tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8))
         files.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
-    stream = loader.train_batches(generated.photos("train"), tmp_path, 4, 0, 0, AUGMENT | NORMAL, **READER)
+    stream = loader.train_batches(generated.photos("train"), tmp_path, 4, 0, 0, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
     batch = next(stream)
     assert set(np.unique(batch["segmentation"])) <= {2, 255} and batch["segmentation"].dtype == np.int32
     np.testing.assert_allclose(batch["saliency"][batch["segmentation"] == 2], 0.2, atol=1e-6)

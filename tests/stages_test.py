@@ -293,6 +293,7 @@ def test_every_config_starts(name, tmp_path):
         ("augment.crop", 0, "augment.crop=0: must be above 0"),
         ("stages.batch_size", 0, "stages.batch_size=0: must be above 0"),
         ("model.backbone.stride", 8, "model.backbone.stride: there is no such field; there are output_stride, width"),
+        ("augment.scale_per", "epoch", "augment.scale_per='epoch' is not one of photo, batch"),
         ("supervision", "boxes", "supervision='boxes' is not one of"),
         ("tasks.cls", False, "without the classification branch there are no CAMs"),
     ],

@@ -25,7 +25,10 @@ from auxseg_jax.grid import Grid
 
 @dataclasses.dataclass(frozen=True)
 class _Crop(grain.RandomMapTransform):
-    """Raw example -> augmented training example; targets are read from a folder of pseudo labels, by id."""
+    """Raw example -> augmented training example; targets are read from a folder of pseudo labels, by id.
+
+    "scale_seed" of an example, where there is one, is shared by its batch.
+    """
 
     pseudo: epath.Path | None
     options: dict[str, Any]
@@ -36,7 +39,8 @@ class _Crop(grain.RandomMapTransform):
             name = raw["id"].decode()
             example["saliency"] = files.read_plane(self.pseudo / "saliency" / f"{name}.png").astype(np.float32) / 255
             example["segmentation"] = files.read_plane(self.pseudo / "segmentation" / f"{name}.png")
-        example = transforms.augment(example, rng, **self.options)
+        scale_rng = np.random.default_rng(raw["scale_seed"]) if "scale_seed" in raw else rng
+        example = transforms.augment(example, rng, scale_rng, **self.options)
         if "segmentation" in example:
             example["segmentation"] = example["segmentation"].astype(np.int32)
         return example | {"labels": raw["labels"].astype(np.float32)}
@@ -61,11 +65,14 @@ def train_batches(
       batch_size: over all hosts.
       seed: of order and augmentation.
       start: number of batches to skip (the step to resume at).
-      options: of `transforms.augment`.
+      options: of `transforms.augment`, and `scale_per`: "photo" or "batch", what shares a scale.
       threads, prefetch: of the reader.
     """
     hosts = jax.process_count()
     data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    options = dict(options)
+    if options.pop("scale_per") == "batch":
+        data = data.map_with_index(lambda index, raw: raw | {"scale_seed": (seed, index // batch_size)})
     data = data.random_map(_Crop(epath.Path(pseudo) if pseudo is not None else None, options))
     data = data[jax.process_index() :: hosts]  # after random_map: before it, every host would draw the same numbers
     data = data.batch(batch_size // hosts, drop_remainder=True)

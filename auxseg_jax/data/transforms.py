@@ -31,10 +31,11 @@ def flip(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value[:, ::-1] for key, value in example.items()}
 
 
-def crop_or_pad(example: dict[str, np.ndarray], size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def crop_or_pad(example: dict[str, np.ndarray], size: int, rng: np.random.Generator, padding_is_background: bool = False) -> dict[str, np.ndarray]:
     """A random size x size window; where the example is smaller it is placed at random and padded.
 
-    Padding is 0 in the (normalised) photo, 255 in the labels, `PADDING_SALIENCY` in the saliency.
+    Padding is 0 in the (normalised) photo; in the labels it is 255 and in the saliency `PADDING_SALIENCY`, neither of which
+    counts in a loss, or 0 in both if `padding_is_background`.
     """
     height, width = example["image"].shape[:2]
     source, target = [], []
@@ -44,6 +45,8 @@ def crop_or_pad(example: dict[str, np.ndarray], size: int, rng: np.random.Genera
         source.append(slice(start, start + size) if free > 0 else slice(0, extent))
         target.append(slice(0, size) if free > 0 else slice(start, start + extent))
     fill = {"image": 0, "saliency": PADDING_SALIENCY, "segmentation": IGNORE}
+    if padding_is_background:
+        fill = dict.fromkeys(fill, 0)
     out = {}
     for key, value in example.items():
         out[key] = np.full((size, size, *value.shape[2:]), fill[key], value.dtype)
@@ -64,11 +67,13 @@ def colour_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) 
 def augment(
     example: dict[str, np.ndarray],
     rng: np.random.Generator,
+    scale_rng: np.random.Generator,
     *,
     crop: int,
     scale: tuple[float, float],
     flip_probability: float,
     jitter: float,
+    padding_is_background: bool,
     mean: Sequence[float],
     std: Sequence[float],
 ) -> dict[str, np.ndarray]:
@@ -76,18 +81,19 @@ def augment(
 
     Args:
       example: arrays of one size; "saliency" float32 in 0..1, "segmentation" uint8.
-      rng: the source of all randomness.
+      rng: the source of all randomness but the scale's, which is `scale_rng`: they differ where a batch shares its scale.
       crop: side of the result, pixels.
-      scale: range of the resize factor, drawn per photo.
+      scale: range of the resize factor.
       flip_probability: of a mirror image.
       jitter: strength of `colour_jitter`.
+      padding_is_background: see `crop_or_pad`.
       mean, std: of `normalize`.
     """
     example = dict(example)
     if jitter:
         example["image"] = colour_jitter(example["image"], jitter, rng)
-    example = rescale(example, rng.uniform(*scale))
+    example = rescale(example, scale_rng.uniform(*scale))
     if rng.random() < flip_probability:
         example = flip(example)
     example["image"] = normalize(example["image"], mean, std)
-    return crop_or_pad(example, crop, rng)
+    return crop_or_pad(example, crop, rng, padding_is_background)
