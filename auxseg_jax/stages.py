@@ -60,9 +60,19 @@ class Run:
         optimizer.make_optimizer(shapes, 1, lr=0.0, **self.config.optimizer)
         load_pretrained(self.config, shapes)
 
-    def params(self, directory: epath.PathLike) -> dict:
-        """Parameters that a phase left."""
-        return checkpoint.load_params(directory, abstract_params(self.network, self.config), self.mesh)
+    def first_params(self) -> dict:
+        """Parameters before any training: initialised by the seed, with the weights that the config starts from."""
+        crop = self.config.augment.crop
+        return load_pretrained(self.config, step.init_params(self.network, (crop, crop), self.config.seed, self.mesh))
+
+    def classifier_params(self) -> dict:
+        """Parameters that the classifier phase trained."""
+        shapes = classifier_part(abstract_params(self.network, self.config))
+        return checkpoint.load_params(self.workdir / "classifier" / "params", shapes, self.mesh)
+
+    def stage_params(self, name: str) -> dict:
+        """Parameters that a stage left."""
+        return checkpoint.load_params(self.workdir / name / "params", abstract_params(self.network, self.config), self.mesh)
 
     def reader(self, split: str) -> loader.PhotoReader:
         """Whole photos of a split."""
@@ -131,6 +141,11 @@ def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigD
     """Shapes of all parameters."""
     image = jax.ShapeDtypeStruct((1, config.augment.crop, config.augment.crop, 3), np.float32)
     return jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+
+
+def classifier_part(params: dict) -> dict:
+    """What the classifier phase trains and leaves: nothing of the dense branches, so that networks that differ there can share it."""
+    return {name: part for name, part in params.items() if name in ("backbone", "cls_head")}
 
 
 def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
@@ -203,23 +218,21 @@ def _phases(this: Run) -> dict[str, Any]:
     outcome["classifier"] = phase("classifier", functools.partial(_train_classifier, this))
     labels = workdir / "cam" / "pseudo"
     if weak:
-        phase("cam", functools.partial(_initial_labels, this, params=workdir / "classifier" / "params"))
+        phase("cam", functools.partial(_initial_labels, this))
     else:
         phase("cam", functools.partial(_labels_from_masks, this))
     if evaluate[data.train_split]:
         scores = phase("cam/score", lambda _: score.score_pseudo(labels, data, data.train_split))
         outcome["pseudo"].append({"stage": "initial"} | scores)
-    params = workdir / "classifier" / "params"
     for index in range(config.stages.count):
         name = f"stage_{index:02d}"
-        phase(name, functools.partial(_train_stage, this, index=index, start=params, labels=labels))
-        params = workdir / name / "params"
-        phase(f"{name}/val", functools.partial(_predict_val, this, params=params))
+        phase(name, functools.partial(_train_stage, this, index=index, labels=labels))
+        phase(f"{name}/val", functools.partial(_predict_val, this, name=name))
         if evaluate[data.val_split]:
             scores = phase(f"{name}/score", lambda _, name=name: score.score_predictions(workdir / name / "val", data, data.val_split))
             outcome["stages"].append({"stage": index} | scores)
         if weak:
-            phase(f"{name}/pseudo", functools.partial(_update_labels, this, params=params))
+            phase(f"{name}/pseudo", functools.partial(_update_labels, this, name=name))
             labels = workdir / name / "pseudo"
             if evaluate[data.train_split]:
                 scores = phase(f"{name}/pseudo_score", lambda _, labels=labels: score.score_pseudo(labels, data, data.train_split))
@@ -233,22 +246,20 @@ def _phases(this: Run) -> dict[str, Any]:
 
 def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
     config = this.config
-    crop = config.augment.crop
-    params = step.init_params(this.network, (crop, crop), config.seed, this.mesh)
-    params = load_pretrained(config, params)
+    params = this.first_params()
     if config.tasks.cls:
         section = config.classifier
-        untouched = [f"{name}(/.*)?" for name in params if name not in ("backbone", "cls_head")]
+        untouched = [f"{name}(/.*)?" for name in params if name not in classifier_part(params)]
         params = _fit(this, "classifier", directory, params, section, None, losses.classifier_loss, dense=False, frozen=untouched, phase_seed=0)
-    checkpoint.save_params(directory / "params", params)
+    checkpoint.save_params(directory / "params", classifier_part(params))
     if not config.tasks.cls:
         return {}
     logits, labels = predict.classify("classifier mAP", this.network, params, this.reader(this.data.val_split), this.mesh)
     return {"map": metrics.mean_average_precision(logits, labels)}
 
 
-def _train_stage(this: Run, directory: epath.Path, *, index: int, start: epath.Path, labels: epath.Path) -> dict[str, Any]:
-    params = this.params(start)
+def _train_stage(this: Run, directory: epath.Path, *, index: int, labels: epath.Path) -> dict[str, Any]:
+    params = this.stage_params(f"stage_{index - 1:02d}") if index else this.first_params() | this.classifier_params()
     section = this.config.stages
     params = _fit(this, f"stage_{index:02d}", directory, params, section, labels, losses.stage_losses, dense=True, frozen=[], phase_seed=index + 1)
     checkpoint.save_params(directory / "params", params)
@@ -271,11 +282,11 @@ def _fit(this: Run, name, directory, params, section, labels, loss_function, *, 
     return state.params
 
 
-def _initial_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
+def _initial_labels(this: Run, directory: epath.Path) -> dict[str, Any]:
     config = this.config
     reader = this.reader(this.data.train_split)
     labels_of = functools.partial(update.initial_labels, network=this.network, grid=reader.grid, cam=dict(config.cam), fusion=dict(config.fuse))
-    update.write_labels("CAM and initial labels", labels_of, this.params(params), reader, directory / "pseudo", this.mesh)
+    update.write_labels("CAM and initial labels", labels_of, this.classifier_params(), reader, directory / "pseudo", this.mesh)
     return {}
 
 
@@ -287,18 +298,18 @@ def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
     return {}
 
 
-def _update_labels(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
+def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
     config = this.config
     reader = this.reader(this.data.train_split)
     options = dict(walk=dict(config.walk), fusion=dict(config.fuse), **config.label_update)
     labels_of = functools.partial(update.updated_labels, network=this.network, grid=reader.grid, **options)
-    params = {"stage": this.params(params), "classifier": this.params(this.workdir / "classifier" / "params")}
-    update.write_labels(f"{directory.parent.name} label update", labels_of, params, reader, directory, this.mesh)
+    params = {"stage": this.stage_params(name), "classifier": this.classifier_params()}
+    update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.mesh)
     return {}
 
 
-def _predict_val(this: Run, directory: epath.Path, *, params: epath.Path) -> dict[str, Any]:
-    params = this.params(params)
-    name = f"{directory.parent.name} segmentation of {this.data.val_split}"
-    predict.segment(name, this.network, params, this.reader(this.data.val_split), directory, this.mesh, **this.config.predict)
+def _predict_val(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
+    split = this.data.val_split
+    title = f"{name} segmentation of {split}"
+    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, **this.config.predict)
     return {}

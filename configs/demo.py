@@ -25,6 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.cam.scales = (1.0,)
     config.label_update.scales = (1.0,)
     config.label_update.classifier_weight = 0.0  # without ImageNet behind it, the first classifier is the weakest of all
-    config.walk.restart = 0.8  # 25 steps an epoch train the affinity only so far
+    config.walk.restart = 0.8  # (oracle, like the weight above) 25 steps an epoch train the affinity only so far
     config.eval.batch_size = 16
     return config
