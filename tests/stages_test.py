@@ -347,7 +347,7 @@ def test_real_photos(msrc, tmp_path):
     config.compilation_cache, config.data.cache_dir, config.data.root = "", str(tmp_path / "data"), str(msrc)
     config.augment.crop = 64
     config.classifier.update({"epochs": 1, "batch_size": 64})
-    config.stages.update({"epochs": 1, "batch_size": 64})
+    config.stages.update({"count": 1, "epochs": 1, "batch_size": 64})
     config.eval.max_buckets = 1
     results = stages.run(config, tmp_path / "run")
     assert results["manifest"]["data"]["classes"][0] == "background"
