@@ -52,10 +52,9 @@ class Run:
         if config.supervision == "masks" and not self.data.has_masks(self.data.train_split):
             raise ValueError(f"supervision=masks: the split {self.data.train_split!r} has no pixel labels")
         self.network = build_network(config, self.data.num_classes)
-        self.try_out()
 
     def try_out(self) -> None:
-        """What fails only when a phase begins fails here, before the workdir is claimed: patterns of parameters, weights."""
+        """What would fail only when a phase begins fails here: patterns of parameters, weights that do not fit."""
         shapes = abstract_params(self.network, self.config)
         optimizer.make_optimizer(shapes, 1, lr=0.0, **self.config.optimizer)
         load_pretrained(self.config, shapes)
@@ -94,6 +93,8 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
         console.print(f"{workdir} is finished; these are its results.")
         return files.read_json(results)
     this = Run(config, workdir)  # before anything is written: a wrong path costs no workdir
+    if not (workdir / "config.json").exists():
+        this.try_out()
     claim(config, workdir, this.data)
     with Writer(workdir) as this.writer:
         outcome = _phases(this)

@@ -6,7 +6,7 @@ Parameter paths: stem, stem_bn, blocks_<0..15>/{expand,expand_bn,depthwise,depth
 import flax.linen as nn
 import jax
 
-from auxseg_jax.models.layers import DepthwiseConv, FrozenBatchNorm, PointwiseConv, zero_outside
+from auxseg_jax.models.layers import DepthwiseConv, FrozenBatchNorm, PointwiseConv, strides_or_dilations, zero_outside
 
 # repeats, kernel, stride of the first block, expansion, output channels
 _STAGES = (
@@ -61,20 +61,14 @@ class EfficientNetLite0(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
         del train  # nothing here depends on it
-        if self.output_stride not in (8, 16, 32):
-            raise ValueError(f"backbone.output_stride must be 8, 16 or 32, got {self.output_stride}")
+        plan = strides_or_dilations([stage[2] for stage in _STAGES], self.output_stride, 2)
         x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, kernel_init=nn.initializers.he_normal(), name="stem")(image)
         x = nn.relu6(FrozenBatchNorm(_EPSILON, name="stem_bn")(x))
-        stride, dilation, index = 2, 1, 0
-        for repeats, size, first_stride, expansion, features in _STAGES:
+        index = 0
+        for (repeats, size, _, expansion, features), (stride, first_dilation, dilation) in zip(_STAGES, plan, strict=True):
             for repeat in range(repeats):
-                block_stride = first_stride if repeat == 0 else 1
-                block_dilation = dilation
-                if stride * block_stride > self.output_stride:
-                    dilation *= block_stride
-                    block_stride = 1
-                stride *= block_stride
-                x = Block(size, block_stride, block_dilation, expansion, features, name=f"blocks_{index}")(x, inside)
+                step, rate = (stride, first_dilation) if repeat == 0 else (1, dilation)
+                x = Block(size, step, rate, expansion, features, name=f"blocks_{index}")(x, inside)
                 index += 1
         if not self.head:
             return x

@@ -43,6 +43,30 @@ def zero_outside(x: jax.Array, inside: jax.Array | None) -> jax.Array:
     return x if inside is None else x * resize_nearest(inside, x.shape[1:3])[..., None]
 
 
+def strides_or_dilations(strides: Sequence[int], output_stride: int, reached: int) -> list[tuple[int, int, int]]:
+    """How the stages of a backbone keep to an output stride: beyond it they dilate instead (DeepLab's rule).
+
+    Args:
+      strides: of each stage, 1 or 2.
+      output_stride: 8, 16 or 32.
+      reached: stride before the first of them.
+
+    Returns:
+      (stride, dilation of the first block, dilation of the others) a stage: the block that loses its stride keeps the
+      dilation of the stage before.
+    """
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"backbone.output_stride must be 8, 16 or 32, got {output_stride}")
+    dilation, plan = 1, []
+    for stride in strides:
+        first = dilation
+        if reached * stride > output_stride:
+            stride, dilation = 1, dilation * stride
+        reached *= stride
+        plan.append((stride, first, dilation))
+    return plan
+
+
 class FrozenBatchNorm(nn.Module):
     """Batch normalisation by stored statistics: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
 
@@ -77,6 +101,27 @@ class PointwiseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", nn.initializers.he_normal(), (x.shape[-1], self.features))
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution without bias; padding is the dilation on both sides, unlike XLA's SAME at even sizes and stride 2."""
+
+    features: int
+    stride: int = 1
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
+        rate, init = self.dilation, nn.initializers.he_normal()
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
+        return lax.conv_general_dilated(
+            zero_outside(x, inside),
+            kernel,
+            (self.stride, self.stride),
+            ((rate, rate), (rate, rate)),
+            rhs_dilation=(rate, rate),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
 
 
 class DepthwiseConv(nn.Module):

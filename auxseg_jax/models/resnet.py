@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from auxseg_jax.models.layers import FrozenBatchNorm, PointwiseConv, zero_outside
-from auxseg_jax.models.resnet38 import Conv
+from auxseg_jax.models.layers import Conv3x3, FrozenBatchNorm, PointwiseConv, strides_or_dilations, zero_outside
 
 
 class Bottleneck(nn.Module):
@@ -22,7 +21,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
         y = nn.relu(FrozenBatchNorm(name="bn1")(PointwiseConv(self.width, name="conv1")(x)))
-        y = nn.relu(FrozenBatchNorm(name="bn2")(Conv(self.width, self.stride, self.dilation, name="conv2")(y, inside)))
+        y = nn.relu(FrozenBatchNorm(name="bn2")(Conv3x3(self.width, self.stride, self.dilation, name="conv2")(y, inside)))
         y = FrozenBatchNorm(name="bn3")(PointwiseConv(4 * self.width, name="conv3")(y))
         if self.stride > 1 or x.shape[-1] != y.shape[-1]:
             x = PointwiseConv(4 * self.width, name="downsample")(x[:, :: self.stride, :: self.stride])
@@ -35,8 +34,7 @@ class ResNet(nn.Module):
 
     Attributes:
       blocks: bottlenecks of each of the four layers.
-      output_stride: 8, 16 or 32. A layer beyond it dilates instead; its first block keeps the dilation of the layer before,
-        as torchvision's replace_stride_with_dilation has it.
+      output_stride: 8, 16 or 32; a layer beyond it dilates instead, as torchvision's replace_stride_with_dilation has it.
       remat: bottlenecks are computed again in the backward pass instead of kept: less memory, more time.
     """
 
@@ -47,23 +45,17 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
         del train  # nothing here depends on it
-        if self.output_stride not in (8, 16, 32):
-            raise ValueError(f"backbone.output_stride must be 8, 16 or 32, got {self.output_stride}")
+        plan = strides_or_dilations((1, 2, 2, 2), self.output_stride, 4)
         block = nn.remat(Bottleneck) if self.remat else Bottleneck
         init = nn.initializers.he_normal()
         x = nn.Conv(64, (7, 7), (2, 2), padding=3, use_bias=False, kernel_init=init, name="conv1")(zero_outside(image, inside))
         x = zero_outside(nn.relu(FrozenBatchNorm(name="bn1")(x)), inside)
         x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-        reached, dilation = 4, 1
-        for layer, count in enumerate(self.blocks, 1):
-            stride, first_dilation = (1 if layer == 1 else 2), dilation
-            if reached * stride > self.output_stride:
-                stride, dilation = 1, dilation * stride
-            reached *= stride
-            for index in range(count):
-                first = index == 0
-                name = f"layer{layer}_{index}"
-                x = block(64 * 2 ** (layer - 1), stride if first else 1, first_dilation if first else dilation, name=name)(x, inside)
+        for layer, (count, (stride, first_dilation, dilation)) in enumerate(zip(self.blocks, plan, strict=True), 1):
+            width = 64 * 2 ** (layer - 1)
+            x = block(width, stride, first_dilation, name=f"layer{layer}_0")(x, inside)
+            for index in range(1, count):
+                x = block(width, 1, dilation, name=f"layer{layer}_{index}")(x, inside)
         return x
 
 

@@ -7,7 +7,7 @@ bn_branch2b2, conv_branch2b2) and conv_branch1; bn7. They are the names of the w
 import flax.linen as nn
 import jax
 
-from auxseg_jax.models.layers import FrozenBatchNorm, PointwiseConv, zero_outside
+from auxseg_jax.models.layers import Conv3x3, FrozenBatchNorm, PointwiseConv
 
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -21,27 +21,6 @@ _STAGES = (
 )
 # name, inner and outer channels, dropout
 _BOTTLENECKS = (("b6", 512, 1024, 2048, 0.3), ("b7", 1024, 2048, 4096, 0.5))
-
-
-class Conv(nn.Module):
-    """3x3 convolution without bias; padding is the dilation on both sides, unlike XLA's SAME at even sizes and stride 2."""
-
-    features: int
-    stride: int = 1
-    dilation: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
-        rate, init = self.dilation, nn.initializers.he_normal()
-        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.features))
-        return jax.lax.conv_general_dilated(
-            zero_outside(x, inside),
-            kernel,
-            (self.stride, self.stride),
-            ((rate, rate), (rate, rate)),
-            rhs_dilation=(rate, rate),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
 
 
 class Block(nn.Module):
@@ -59,9 +38,9 @@ class Block(nn.Module):
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
             shortcut = PointwiseConv(self.features, name="conv_branch1")(y[:, :: self.stride, :: self.stride])
-        y = Conv(self.inner, self.stride, self.first_dilation, name="conv_branch2a")(y, inside)
+        y = Conv3x3(self.inner, self.stride, self.first_dilation, name="conv_branch2a")(y, inside)
         y = nn.relu(FrozenBatchNorm(name="bn_branch2b1")(y))
-        return shortcut + Conv(self.features, 1, self.dilation, name="conv_branch2b1")(y, inside)
+        return shortcut + Conv3x3(self.features, 1, self.dilation, name="conv_branch2b1")(y, inside)
 
 
 class Bottleneck(nn.Module):
@@ -83,7 +62,7 @@ class Bottleneck(nn.Module):
         y = activate(x, "bn_branch2a")
         shortcut = PointwiseConv(self.features, name="conv_branch1")(y)
         y = PointwiseConv(self.reduced, name="conv_branch2a")(y)
-        y = Conv(self.inner, dilation=4, name="conv_branch2b1")(drop(activate(y, "bn_branch2b1")), inside)
+        y = Conv3x3(self.inner, dilation=4, name="conv_branch2b1")(drop(activate(y, "bn_branch2b1")), inside)
         return shortcut + PointwiseConv(self.features, name="conv_branch2b2")(drop(activate(y, "bn_branch2b2")))
 
 
@@ -100,7 +79,7 @@ class ResNet38(nn.Module):
     def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
         block = nn.remat(Block) if self.remat else Block
         bottleneck = nn.remat(Bottleneck, static_argnums=(3,)) if self.remat else Bottleneck
-        x = Conv(64, name="conv1a")(image, inside)
+        x = Conv3x3(64, name="conv1a")(image, inside)
         for name, count, inner, features, stride, first_dilation, dilation in _STAGES:
             x = block(inner, features, stride, first_dilation, dilation, name=name)(x, inside)
             for index in range(1, count):

@@ -3,8 +3,9 @@
 A naming is a function from a parameter's path here to its key there; it serves reading and writing alike.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -79,6 +80,16 @@ BACKBONES: dict[str, Naming] = {
     "resnet50": torchvision_resnet,
     "resnet101": torchvision_resnet,
 }
+
+
+def keys_of(names: Iterable[str], naming: Naming, prefix: str = "") -> dict[str, str]:
+    """{name: key} of the parameters under `prefix` that the naming knows; it is asked without the prefix."""
+    keys = {}
+    for name in names:
+        if name.startswith(prefix):
+            with contextlib.suppress(KeyError):  # a part that those weights do not have
+                keys[name] = naming(name.removeprefix(prefix))
+    return keys
 
 
 def to_state_dict(params: Mapping, naming: Naming) -> dict[str, np.ndarray]:
