@@ -37,6 +37,19 @@ def test_shapes_of_everything(image):
     np.testing.assert_allclose(out["cls_logits"], out["cam"].mean((1, 2)), rtol=1e-5, atol=1e-5)
 
 
+def test_initialisation_is_the_authors(image):
+    """Within its bound and close to it: Xavier's sqrt(6 / (fan_in + fan_out)) or 1/sqrt(fan_in)."""
+    params = trees.flatten(jax.jit(network(channels=64).init)(jax.random.key(0), image)["params"])
+    xavier = {"cls_head": (16, 3), "seg_branch/conv_1": (9 * 16, 9 * 64), "sal_head/conv": (9 * 64, 9 * 64), "sal_head/predict": (64, 1)}
+    bounds = {f"{name}/kernel": (6 / sum(fans)) ** 0.5 for name, fans in xavier.items()}
+    default = {"seg_affinity/theta": 64, "sal_affinity/m": 64, "seg_affinity/W": 64, "cross_pairwise/conv_3x3": 18, "cross_pairwise/conv_1x1": 2}
+    bounds |= {f"{name}/kernel": fan_in**-0.5 for name, fan_in in default.items()}
+    bounds |= {"seg_affinity/phi/bias": 64**-0.5, "seg_branch/conv_2/bias": (9 * 64) ** -0.5, "seg_head/conv/bias": (9 * 64) ** -0.5}
+    for name, bound in bounds.items():
+        largest = np.abs(params[name]).max()
+        assert 0.6 * bound < largest <= bound, name
+
+
 @pytest.mark.parametrize(
     ("affinity", "tasks", "present", "absent"),
     [

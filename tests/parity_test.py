@@ -21,6 +21,7 @@ import pytest
 from conftest import recorded_arrays
 
 from auxseg_jax import platform, stages, trees
+from auxseg_jax.data import transforms
 from auxseg_jax.models import pretrained, torch_names
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import cam as cam_lib
@@ -273,3 +274,17 @@ def test_resize(fixture, compare):
     compare("resize 104x136", resize_bilinear(image[:1], (104, 136)), nhwc(recorded["bilinear_104x136"]), atol=2e-5)
     _, pull = jax.vjp(lambda x: resize_bilinear(x, (97, 129)), image[:1])
     compare("resize gradient", pull(jnp.asarray(nhwc(recorded["bilinear_cotangent"])))[0], nhwc(recorded["bilinear_grad_in"]), atol=1e-4)
+
+
+def test_resize_of_the_loader(fixture, compare):
+    recorded = fixture("resize.npz")
+    example = {"image": recorded["cv_img_u8"].astype(np.float32), "saliency": recorded["cv_sal"], "segmentation": recorded["cv_gt"]}
+    from_size = np.array(example["saliency"].shape)
+    for index in range(len(recorded["cv_scales"])):
+        size = np.array(recorded[f"cv_gt_{index}"].shape)
+        # the authors truncate the new size, `rescale` rounds it: a factor that rounds to theirs
+        factor = (np.max((size - 0.5) / from_size) + np.min((size + 0.5) / from_size)) / 2
+        found = transforms.rescale(example, factor)
+        compare(f"loader image {index}", found["image"], recorded[f"cv_img_{index}"], atol=1e-4)
+        compare(f"loader saliency {index}", found["saliency"], recorded[f"cv_sal_{index}"], atol=1e-6)
+        np.testing.assert_array_equal(found["segmentation"], recorded[f"cv_gt_{index}"])

@@ -1,4 +1,6 @@
-"""Weight files: PyTorch's two formats (written by torch 2.15), MXNet's three, safetensors; broken and hostile ones; the report."""
+"""Weight files: PyTorch's two formats (written by torch 2.15), MXNet's four (two by mxnet 1.9.1), safetensors;
+broken and hostile ones; the report.
+"""
 
 import collections
 import io
@@ -127,6 +129,22 @@ def test_mxnet_files(form, rng):
     for cut in (10, 40, len(data) - 30, len(data) - 3):
         with pytest.raises(ValueError, match=r"truncated|not a readable"):
             mxnet_file.read(data[:cut])
+
+
+@pytest.mark.parametrize("name", ["mxnet", "mxnet_np_shape"])
+def test_mxnets_own_files(name):
+    found = mxnet_file.read((DATA / f"{name}.params").read_bytes())
+    wanted = {
+        "arg:conv1a_weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2) / np.float32(7),
+        "aux:bn7_moving_var": np.arange(5) / 3,
+        "arg:half": (np.arange(6).reshape(2, 3) / 5).astype(np.float16),
+    }
+    if name == "mxnet_np_shape":
+        wanted["arg:scalar"] = np.array(2.5, np.float32)
+    assert list(found) == list(wanted)
+    for key, value in wanted.items():
+        assert found[key].dtype == value.dtype
+        np.testing.assert_array_equal(found[key], value, strict=True)
 
 
 def test_mxnet_names():

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from auxseg_jax.models.layers import uniform_init
+
 _NEVER = -1e9  # logit of a position outside the photo; exp of it is exactly 0 in float32
 
 
@@ -46,23 +48,24 @@ class TaskAffinity(nn.Module):
         affinity = attention = None
         if not (self.pairwise or self.unary):
             return features, None, None
+        init = uniform_init(channels)
         if self.pairwise:
-            query, key = nn.Dense(channels, name="theta")(flat), nn.Dense(channels, name="phi")(flat)
+            query, key = nn.Dense(channels, **init, name="theta")(flat), nn.Dense(channels, **init, name="phi")(flat)
             if self.whiten:
                 query, key = query - _mean(query, keys), key - _mean(key, keys)
             logits = jnp.einsum("bid,bjd->bij", query, key) * (channels**-0.5 if self.scale else 1.0)
             affinity = nn.softmax(_only(logits, keys))
         if self.unary:
-            logits = nn.Dense(1, name="m")(flat)[:, None, :, 0]
+            logits = nn.Dense(1, **init, name="m")(flat)[:, None, :, 0]
             attention = nn.softmax(_only(logits, keys))[:, 0]
-        value = nn.Dense(channels, name="g")(flat)
+        value = nn.Dense(channels, **init, name="g")(flat)
         gathered = 0.0
         if affinity is not None:
             gathered += jnp.einsum("bij,bjd->bid", affinity, value)
         # W is linear but for its bias, so W[a] + W[b] = W_kernel(a + b) + 2 bias; the bias of a constant is absorbed.
         if attention is not None:
             gathered += jnp.einsum("bj,bjd->bd", attention, value)[:, None]
-        enhanced = flat + nn.Dense(channels, name="W")(gathered)
+        enhanced = flat + nn.Dense(channels, **init, name="W")(gathered)
         return enhanced.reshape(features.shape), affinity, attention
 
 
@@ -77,8 +80,8 @@ class CrossTaskFusion(nn.Module):
     def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
         stacked = jnp.stack(maps, axis=-1)
         tasks = stacked.shape[-1]
-        hidden = nn.relu(nn.Conv(tasks, (3, 3), padding=1, use_bias=False, name="conv_3x3")(stacked))
-        gate = nn.softmax(nn.Conv(tasks, (1, 1), name="conv_1x1")(hidden))
+        hidden = nn.Conv(tasks, (3, 3), padding=1, use_bias=False, kernel_init=uniform_init(9 * tasks)["kernel_init"], name="conv_3x3")(stacked)
+        gate = nn.softmax(nn.Conv(tasks, (1, 1), **uniform_init(tasks), name="conv_1x1")(nn.relu(hidden)))
         return (gate * stacked).sum(-1)
 
 

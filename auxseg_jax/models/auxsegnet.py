@@ -3,6 +3,8 @@
 Parameter paths say the paper's part: backbone/..., cls_head/kernel, {seg,sal}_branch/conv_{1,2}, {seg,sal}_affinity/theta,
 {seg,sal}_head/{conv,predict}, cross_pairwise/conv_3x3, cross_unary/conv_3x3, {seg,sal}_gamma. Learning-rate groups, frozen
 parameters and weight loading go by them.
+
+Initialisation is the authors': Xavier-uniform kernels in the branches and heads, PyTorch's default everywhere else.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from auxseg_jax.grid import Grid
 from auxseg_jax.models import efficientnet_lite, resnet, resnet38, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
-from auxseg_jax.models.layers import resize_nearest, zero_outside
+from auxseg_jax.models.layers import resize_nearest, uniform_init, zero_outside
 
 BACKBONES = {
     "efficientnet_lite0": efficientnet_lite.EfficientNetLite0,
@@ -41,7 +43,7 @@ class TaskBranch(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
         for number, rate in enumerate(self.dilations, 1):
-            x = nn.relu(_conv3x3(self.channels, rate, f"conv_{number}")(zero_outside(x, inside)))
+            x = nn.relu(_conv3x3(x.shape[-1], self.channels, rate, f"conv_{number}")(zero_outside(x, inside)))
         return x
 
 
@@ -54,13 +56,13 @@ class TaskHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
         if self.dilation is not None:
-            x = nn.relu(_conv3x3(x.shape[-1], self.dilation, "conv")(zero_outside(x, inside)))
+            x = nn.relu(_conv3x3(x.shape[-1], x.shape[-1], self.dilation, "conv")(zero_outside(x, inside)))
         return nn.Conv(self.outputs, (1, 1), use_bias=False, kernel_init=nn.initializers.xavier_uniform(), name="predict")(x)
 
 
-def _conv3x3(features: int, rate: int, name: str) -> nn.Conv:
-    init = nn.initializers.xavier_uniform()
-    return nn.Conv(features, (3, 3), kernel_dilation=rate, padding=rate, kernel_init=init, name=name)
+def _conv3x3(inputs: int, features: int, rate: int, name: str) -> nn.Conv:
+    init = {**uniform_init(9 * inputs), "kernel_init": nn.initializers.xavier_uniform()}
+    return nn.Conv(features, (3, 3), kernel_dilation=rate, padding=rate, **init, name=name)
 
 
 class AuxSegNet(nn.Module):

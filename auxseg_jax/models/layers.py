@@ -1,4 +1,4 @@
-"""Layers the backbones share: depthwise convolution, frozen batch normalisation, resizing, views of a photo."""
+"""Layers that models share: convolutions, frozen batch normalisation, initialisation, resizing, views of a photo."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +9,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from auxseg_jax.grid import Grid
+
+
+def uniform_init(fan_in: int) -> dict[str, Callable]:
+    """Kernel and bias uniform in +-1/sqrt(fan_in), as PyTorch leaves a layer that nobody initialises (and so the authors)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -1, 1) * fan_in**-0.5
+
+    return {"kernel_init": init, "bias_init": init}
 
 
 def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 _LIST = 0x112
-_V1, _V2 = 0xF993FAC8, 0xF993FAC9
+_V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DTYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "u1", 4: "<i4", 5: "i1", 6: "<i8"}
 
 
@@ -31,16 +31,16 @@ def read(data: bytes) -> dict[str, np.ndarray]:
     def array() -> np.ndarray:
         nonlocal position
         (first,) = take("<I")
-        if first == _V2 and take("<i") not in ((0,), (-1,)):
+        if first in (_V2, _V3) and take("<i") not in ((0,), (-1,)):
             raise ValueError("it holds a sparse array")
         # The oldest form has no magic number: the number of axes stands in its place.
-        axes, kind = (take("<I")[0], "q") if first in (_V1, _V2) else (first, "I")
+        axes, kind = (take("<I")[0], "q") if first in (_V1, _V2, _V3) else (first, "I")
         shape = take(f"<{_bounded(axes, 32)}{kind}")
-        if not shape:
+        if not shape and first != _V3:  # "none"; the newest form has scalars instead
             return np.zeros(0, np.float32)
         take("<2i")  # device
         (kind,) = take("<i")
-        if kind not in _DTYPES or min(shape) < 0:
+        if kind not in _DTYPES or min(shape, default=0) < 0:
             raise ValueError(f"an array of shape {shape} has the unknown type {kind}")
         dtype, count = np.dtype(_DTYPES[kind]), math.prod(shape)
         if position + count * dtype.itemsize > len(data):
