@@ -8,6 +8,22 @@ import ml_collections
 
 PRESETS = ("plus", "paper", "official")
 
+# name: its fields, and the parameters that do not train: batch normalisation everywhere, and the first convolution where the authors say so
+BACKBONES = {
+    "efficientnet_lite0": ({"output_stride": 16, "head": True}, (r"backbone/.*_bn/.*",)),
+    "resnet38": ({"remat": False}, (r"backbone/.*bn.*", r"backbone/conv1a/.*")),
+    "resnet50": ({"output_stride": 16, "remat": False}, (r"backbone/.*bn.*", r"backbone/conv1/.*")),
+    "resnet101": ({"output_stride": 16, "remat": False}, (r"backbone/.*bn.*", r"backbone/conv1/.*")),
+}
+
+
+def set_backbone(config: ml_collections.ConfigDict, name: str) -> None:
+    """The fields of a backbone, the paper's dilations at its stride, and its frozen parameters."""
+    fields, frozen = BACKBONES[name]
+    config.model.backbone = {"name": name, **fields}
+    config.model.dilations = tuple(rate * 8 // fields.get("output_stride", 8) for rate in (6, 12, 18))
+    config.optimizer.frozen = frozen
+
 
 def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     """The method on a data set that the caller fills in.

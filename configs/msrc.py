@@ -2,10 +2,15 @@
 
 python launch.py --config=configs/msrc.py --config.data.root=DIR --workdir=W
 
-configs/msrc.py:full       fully supervised: trained on the masks of the training split, to compare with
-configs/msrc.py:paper      AuxSegNet of the ICCV 2021 text, :official, of its code; rates and schedule are those of this file
-configs/msrc.py:ablation   a short schedule at a small crop, to compare switches in minutes
+After the file's name, in any combination (configs/msrc.py:official,resnet38):
+
+full        fully supervised: trained on the masks of the training split, to compare with
+paper       AuxSegNet of the ICCV 2021 text, official, of its code; rates and schedule are those of this file
+ablation    a short schedule at a small crop, to compare switches in minutes
+resnet38, resnet50, resnet101    the backbone; it needs --config.pretrained.path
 """
+
+from collections.abc import Iterable
 
 import ml_collections
 
@@ -16,30 +21,42 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Preset `plus` with EfficientNet-Lite0 at stride 16.
 
     Args:
-      arg: what the module lists.
+      arg: what the module lists, separated by commas.
     """
-    if arg not in ("", "full", "ablation", *common.PRESETS):
-        raise ValueError(f"configs/msrc.py takes no argument, :full, :ablation or a preset, not {arg!r}")
-    config = common.get_config(arg if arg in common.PRESETS else "plus")
+    words = set(arg.split(",")) - {""}
+    unknown = words - {"full", "ablation", *common.PRESETS, *common.BACKBONES}
+    if unknown:
+        raise ValueError(f"configs/msrc.py knows full, ablation, {', '.join((*common.PRESETS, *common.BACKBONES))}; not {', '.join(sorted(unknown))}")
+    preset, backbone = _one_of(common.PRESETS, words), _one_of(common.BACKBONES, words)
+    config = common.get_config(preset)
+    common.set_backbone(config, backbone)
     config.data.builder = "voc_folder"
     config.data.root = ""
-    config.supervision = "masks" if arg == "full" else "image_labels"
+    config.supervision = "masks" if "full" in words else "image_labels"
 
     config.augment.crop = 224
-    if arg not in ("paper", "official"):
+    if preset == "plus":
         config.augment.scale = (0.7, 1.4)
-    config.model.backbone = {"name": "efficientnet_lite0", "output_stride": 16, "head": True}
-    config.model.dilations = (3, 6, 9)  # the paper's rates, halved with the grid
 
     config.optimizer.head_multiplier = 4.0
     config.optimizer.warmup = 20
     config.optimizer.clip_norm = 5.0
-    config.optimizer.frozen = (r"backbone/.*_bn/.*", r"backbone/stem/.*", r"backbone/blocks_[0-2]/.*")
+    if backbone == "efficientnet_lite0":
+        config.optimizer.frozen += (r"backbone/stem/.*", r"backbone/blocks_[0-2]/.*")
     config.classifier.update({"epochs": 10, "batch_size": 8, "lr": 1e-2})
     config.stages.update({"count": 3, "epochs": 7, "batch_size": 8, "lr": 5e-3})
-    if arg == "ablation":
+    if "ablation" in words:
         config.augment.crop = 160
         config.cam.scales = config.label_update.scales = (1.0,)
         config.classifier.epochs = config.stages.epochs = 4
         config.stages.count = 2
     return config
+
+
+def _one_of(names: Iterable[str], words: set[str]) -> str:
+    """The one of `names` that is among the words; the first where none is."""
+    first, *_ = names
+    found = [name for name in names if name in words]
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(found)} exclude each other")
+    return found[0] if found else first

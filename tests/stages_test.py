@@ -253,14 +253,22 @@ def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("argument", ["full", "paper", "official", "ablation"])
+@pytest.mark.parametrize("argument", ["full", "paper", "official", "ablation", "official,resnet38", "resnet50,full", "paper,resnet101"])
 def test_every_variant_of_msrc_can_be_built(argument):
     config = importlib.import_module("configs.msrc").get_config(argument)
     checks.check(config)
     params = stages.abstract_params(stages.build_network(config, 14), config)
     optimizer.make_optimizer(params, 10, lr=0.1, **config.optimizer)
-    assert ("m" in params["seg_affinity"]) == (argument not in ("paper", "official"))
-    assert ("conv" in params["seg_head"]) == (argument != "paper")
+    assert ("m" in params["seg_affinity"]) == ("paper" not in argument and "official" not in argument)
+    assert ("conv" in params["seg_head"]) == ("paper" not in argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [("nope,full", "not nope"), ("paper,official", "exclude each other"), ("resnet38,resnet50", "exclude")]
+)
+def test_variants_of_msrc_that_there_are_not(argument, message):
+    with pytest.raises(ValueError, match=message):
+        importlib.import_module("configs.msrc").get_config(argument)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
