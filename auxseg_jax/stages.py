@@ -12,13 +12,15 @@ and inside it at the last checkpoint. Workdir:
     results.json
 """
 
+import contextlib
+import fcntl
 import functools
 import glob
 import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -83,7 +85,7 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
 
     Raises:
       ValueError: the config has unknown or missing fields, all listed; or the workdir belongs to another
-        config, and then the message says which fields differ.
+        config, and then the message says which fields differ; or another process is at work there.
     """
     workdir = epath.Path(workdir).expanduser()
     checks.check(config)
@@ -96,9 +98,9 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     if not (workdir / "config.json").exists():
         this.try_out()
     claim(config, workdir, this.data)
-    with Writer(workdir) as this.writer:
+    with _alone(workdir), Writer(workdir) as this.writer:
         outcome = _phases(this)
-    files.write_json(results, outcome)
+        files.write_json(results, outcome)
     return outcome
 
 
@@ -197,6 +199,20 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
         raise ValueError(
             f"{workdir} belongs to a run with another config:\n  " + "\n  ".join(lines) + "\nChoose another --workdir, or delete this one."
         )
+
+
+@contextlib.contextmanager
+def _alone(workdir: epath.Path) -> Iterator[None]:
+    """Refuses a workdir that another process works in. The lock is the system's: it goes with the process, however that ends."""
+    if "://" in str(workdir):  # object stores have no locks
+        yield
+        return
+    with (workdir / "config.json").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is at work in {workdir}") from error
+        yield
 
 
 def _phases(this: Run) -> dict[str, Any]:

@@ -244,6 +244,15 @@ def test_fully_supervised_is_marked_and_trains_on_the_masks(tmp_path):
     np.testing.assert_allclose(results["pseudo"][0]["miou_255_as_miss"], 100)
 
 
+def test_a_workdir_in_use_is_refused(tmp_path, monkeypatch):
+    config, workdir = tiny_config(tmp_path), tmp_path / "run"
+    monkeypatch.setattr(stages, "_phases", lambda this: stages.run(config, workdir))
+    with pytest.raises(ValueError, match="another process is at work in"):
+        stages.run(config, workdir)
+    monkeypatch.setattr(stages, "_phases", lambda this: {"seen": True})
+    assert stages.run(config, workdir) == {"seen": True}  # the lock went with the run that failed
+
+
 def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
     for section in ("data", "loader", "augment", "optimizer", "affinity", "walk", "label_update", "fuse", "cam", "predict", "eval", "log", "loss"):
         config = tiny_config(tmp_path)
