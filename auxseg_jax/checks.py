@@ -20,7 +20,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = ("walk.steps", "walk.beta", "optimizer.warmup", "optimizer.clip_norm", "optimizer.weight_decay")
 _FRACTIONS = (
     *("walk.restart", "label_update.classifier_weight", "label_update.saliency_weight", "label_update.veto", "optimizer.momentum"),
-    *("fuse.cam_threshold", "fuse.saliency_threshold", "augment.flip_probability", "model.dropout"),
+    *("fuse.cam_threshold", "fuse.spill_threshold", "fuse.saliency_threshold", "augment.flip_probability", "model.dropout"),
 )
 _SCALES = ("cam.scales", "label_update.scales", "predict.scales", "augment.scale")
 SCALE_PER = ("photo", "batch")
@@ -85,8 +85,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         faults += [f"{name}={values[name]}: must not be below 0" for name in _NOT_NEGATIVE if not values[name] >= 0]
         faults += [f"{name}={values[name]}: must be between 0 and 1" for name in _FRACTIONS if not 0 <= values[name] <= 1]
         faults += [f"{name}={values[name]}: needs factors above 0" for name in _SCALES if not values[name] or min(values[name]) <= 0]
-        if config.fuse.spill not in fuse.SPILL:
-            faults.append(f"fuse.spill={config.fuse.spill!r} is not one of {', '.join(fuse.SPILL)}")
+        if config.fuse.spill_threshold < config.fuse.cam_threshold:
+            faults.append(f"fuse.spill_threshold={config.fuse.spill_threshold}: must not be below fuse.cam_threshold={config.fuse.cam_threshold}")
         if config.augment.scale_per not in SCALE_PER:
             faults.append(f"augment.scale_per={config.augment.scale_per!r} is not one of {', '.join(SCALE_PER)}")
         if config.supervision not in SUPERVISION:

@@ -85,7 +85,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.log = {"log_every": 20, "checkpoint_every": 200}
 
     config.cam = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True}
-    config.fuse = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "ignore", "empty_is_background": True}
+    config.fuse = {"cam_threshold": 0.2, "spill_threshold": 0.5, "saliency_threshold": 0.06, "empty_is_background": True}
     config.walk = {"beta": 1.0, "steps": 1, "normalize": True, "restart": 0.5}
     config.label_update = {
         "scales": (0.5, 1.0, 1.5),
@@ -99,7 +99,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.eval = {"batch_size": 8, "max_buckets": 4}
     if preset != "plus":
         config.affinity.unary = False
-        config.fuse.empty_is_background = False
+        config.fuse.update({"spill_threshold": config.fuse.cam_threshold, "empty_is_background": False})
         config.walk.update({"normalize": False, "restart": 0.0})
         config.label_update.update({"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5})
     if preset == "paper":

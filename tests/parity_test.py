@@ -29,7 +29,7 @@ from auxseg_jax.pseudo import fuse, random_walk
 from auxseg_jax.training import losses, optimizer
 from configs import common
 
-FUSION = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill": "ignore", "empty_is_background": False}
+FUSION = {"cam_threshold": 0.2, "saliency_threshold": 0.06, "spill_threshold": 0.2, "empty_is_background": False}
 ALWAYS_ZERO = ("seg_att.phi.bias", "sal_att.phi.bias")  # softmax does not see a shift of its keys: what is recorded is noise
 
 

@@ -32,29 +32,29 @@ def test_the_papers_walk_is_one_product(rng):
     np.testing.assert_array_equal(found.reshape(12, 2), jnp.einsum("bij,bjc->bic", matrix, maps.reshape(1, 12, 2))[0])
 
 
-def slow_fuse(maps, saliency, labels, cam_threshold, saliency_threshold, spill, empty):
+def slow_fuse(maps, saliency, labels, cam_threshold, saliency_threshold, spill_threshold, empty):
     out = np.zeros(saliency.shape, np.uint8)
     for index in np.ndindex(saliency.shape):
         scores = [maps[index][c] if labels[index[0]][c] else 0.0 for c in range(maps.shape[-1])]
         best = max(range(len(scores)), key=lambda c: (scores[c], -c))
         is_object, is_salient = scores[best] > np.float32(cam_threshold), saliency[index] > np.float32(saliency_threshold)
-        out[index] = best + 1 if is_object and is_salient else 255 if is_salient else spill if is_object else 0
+        out[index] = best + 1 if is_object and is_salient else 255 if is_salient or scores[best] > np.float32(spill_threshold) else 0
         if empty and not labels[index[0]].any():
             out[index] = 0
     return out
 
 
-@pytest.mark.parametrize(("spill", "value"), [("ignore", 255), ("background", 0)])
+@pytest.mark.parametrize("spill_threshold", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("empty", [False, True])
-def test_fuse_on_edges(rng, spill, value, empty):
+def test_fuse_on_edges(rng, spill_threshold, empty):
     values = np.array([0, 0.1, np.nextafter(np.float32(0.2), 0), 0.2, np.nextafter(np.float32(0.2), 1), 0.5, 1], np.float32)
     grey = np.array([0, np.nextafter(np.float32(0.06), 0), 0.06, np.nextafter(np.float32(0.06), 1), 0.5, 1], np.float32)
     maps = rng.choice(values, (4, 6, 7, 5)).astype(np.float32)
     maps[1, ..., 3] = maps[1, ..., 1]  # ties: the first class wins
     saliency = np.broadcast_to(grey[None, :, None], (4, 6, 7)).copy()
     labels = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]], np.float32)
-    found = fuse(maps, saliency, labels, cam_threshold=0.2, saliency_threshold=0.06, spill=spill, empty_is_background=empty)
-    np.testing.assert_array_equal(found, slow_fuse(maps, saliency, labels, 0.2, 0.06, value, empty))
+    found = fuse(maps, saliency, labels, cam_threshold=0.2, saliency_threshold=0.06, spill_threshold=spill_threshold, empty_is_background=empty)
+    np.testing.assert_array_equal(found, slow_fuse(maps, saliency, labels, 0.2, 0.06, spill_threshold, empty))
     assert found.dtype == np.uint8
     assert set(np.unique(found[1])) <= {0, 2, 255}
 
@@ -120,7 +120,7 @@ def updated(**changes):
     segmentation = np.array([[[[-9.0, 9.0], [9.0, -9.0]], [[0.0, 0.0], [0.0, 0.0]]]], np.float32)
     network = Outputs(affinity=walk, sal={"initial": logit(salient)}, seg={"initial": segmentation})
     options = {"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0} | changes
-    fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill": "ignore", "empty_is_background": False}
+    fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill_threshold": 0.7, "empty_is_background": False}
     batch = {
         "image": np.zeros((1, 2, 2, 3), np.float32),
         "inside": np.ones((1, 2, 2), bool),

@@ -300,7 +300,7 @@ def test_every_config_starts(name, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("fuse.spill", "x", "fuse.spill='x' is not one of ignore, background"),
+        ("fuse.spill_threshold", 0.1, "fuse.spill_threshold=0.1: must not be below fuse.cam_threshold=0.2"),
         ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
         ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
         ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),

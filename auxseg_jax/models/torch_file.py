@@ -2,13 +2,15 @@
 
 Old files are four pickles (magic number, protocol, system info, the object), one of storage keys, then the raw storages;
 newer ones a zip archive of one pickle and a raw file for each storage. The unpickler here knows the few names that tensors
-need and refuses every other global. Nothing larger than the file itself is ever made of it.
+need and refuses every other global. A pickle's instructions are looked through before it is loaded, so that nothing much
+larger than the file is made of it, and nothing takes longer than its length.
 """
 
 import collections
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -73,10 +75,43 @@ _GLOBALS = {
 }
 
 
+_INSTRUCTIONS = frozenset(
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE EMPTY_DICT EMPTY_LIST "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID "
+    "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET".split()
+)
+
+
+def _look_through(file: io.BytesIO) -> None:
+    """Refuses a pickle with instructions that torch does not write; leaves the file where it was.
+
+    A place in the memo beyond the number of instructions would allocate a memo of that size. A tuple used twice can be nested
+    so that hashing or printing it takes for ever.
+    """
+    start, memoized, tuples, last = file.tell(), 0, set(), ""
+    try:
+        instructions = list(pickletools.genops(file))
+    except (ValueError, IndexError) as error:
+        raise pickle.UnpicklingError(str(error)) from error
+    for count, (opcode, argument, _) in enumerate(instructions, 1):
+        if opcode.name not in _INSTRUCTIONS:
+            raise pickle.UnpicklingError(f"refused: the instruction {opcode.name}")
+        if opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE") and last.startswith("TUPLE"):
+            tuples.add(memoized if argument is None else argument)
+        memoized += opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE")
+        if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count:
+            raise pickle.UnpicklingError(f"refused: place {argument} of the memo after {count} instructions")
+        if opcode.name in ("BINGET", "LONG_BINGET") and argument in tuples:
+            raise pickle.UnpicklingError("refused: a tuple that is used twice")
+        last = opcode.name
+    file.seek(start)
+
+
 class _Unpickler(pickle.Unpickler):
     """Knows what a state dict is made of, and nothing else."""
 
-    def __init__(self, file):
+    def __init__(self, file: io.BytesIO):
+        _look_through(file)
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
@@ -87,7 +122,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], np.dtype) and pid[5:] in ((), (None,))):
-            raise pickle.UnpicklingError(f"refused: unknown persistent object {str(pid)[:80]}")
+            raise pickle.UnpicklingError(f"refused: an unknown persistent object")
         _, dtype, key, _, count = pid[:5]
         return self.storages.setdefault(key, _Storage(dtype, count))
 
@@ -104,6 +139,8 @@ def read(data: bytes) -> dict[str, np.ndarray]:
         tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, _Tensor)}
         if sum(math.prod(t.size) * t.storage.dtype.itemsize for t in tensors.values()) > 2 * len(data):
             raise ValueError("its tensors are larger than the file")
+        if not all(isinstance(name, str) for name in tensors):
+            raise ValueError("its tensors are not named by text")
         arrays = {name: tensor.array() for name, tensor in tensors.items()}
     except (
         pickle.UnpicklingError,
@@ -115,6 +152,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
         TypeError,
         OverflowError,
         MemoryError,
+        RuntimeError,  # of zipfile: encrypted entries, versions it does not know
     ) as error:
         raise ValueError(f"not a readable PyTorch state dict: {error}") from error
     if not arrays:
@@ -144,7 +182,10 @@ def _read_zip(data: bytes) -> Any:
         packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
         if packed:  # torch never compresses; what is stored cannot be larger than the file
             raise ValueError(f"{packed[0]} is compressed, which torch never does")
-        (name,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
+        pickles = [n for n in archive.namelist() if n.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise ValueError(f"a zip archive with {len(pickles)} data.pkl in it, not one")
+        (name,) = pickles
         folder = name.removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("its numbers are not little-endian")
