@@ -144,6 +144,9 @@ def test_the_weights_are_those_of_the_formula(case):
     assert not wrong
     back = torch_names.to_state_dict(weights(case.seed)[0], torch_names.auxsegnet)
     assert all(np.array_equal(back[key], value) for key, value in state.items())  # there and back, bit by bit
+    exported = back | torch_names.unused(back["seg_conv1.weight"].shape[0])  # as `pretrained.convert` writes it
+    counters = {key for key in recorded[str(case.seed)] if key.endswith("num_batches_tracked")}  # load_state_dict does without
+    assert set(exported) == set(recorded[str(case.seed)]) - counters
     left = [key for key in recorded[str(case.seed)] if key not in state]
     assert all(trees.matches(key, torch_names.EXCUSED) for key in left), left
 

@@ -106,6 +106,29 @@ def test_tensors_that_lie_about_their_size_are_errors(monkeypatch, size, stride,
         torch_file.read(zipped(tensor_pickle(size, stride, count), **{"0": bytes(16)}))
 
 
+def test_pickles_that_ask_for_too_much_are_errors():
+    """Each is a few hundred bytes, and would take gigabytes or for ever."""
+    nested = b"\x80\x02)q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)) + b"."
+    for data, message in (
+        (b"\x80\x02]r" + struct.pack("<I", 2**28) + b".", "place 268435456 of the memo"),
+        (b"\x80\x02)\x81.", "the instruction NEWOBJ"),
+        (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "expected .* bytes|refused"),
+        (nested, "a tuple that is used twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch_file.read(zipped(data))
+
+
+def test_files_that_are_no_weights_are_errors(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.ones(3))
+    with pytest.raises(ValueError, match="a zip archive with 0 data"):
+        pretrained.read(tmp_path / "a.npz")
+    header = b'{"a":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[0,1]}}'
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"0")
+    with pytest.raises(ValueError, match="of a type that numpy has not"):
+        pretrained.read(tmp_path / "a.safetensors")
+
+
 def params_file(form: str, arrays: dict[str, np.ndarray]) -> bytes:
     body = [struct.pack("<3Q", 0x112, 0, len(arrays))]
     for value in arrays.values():
@@ -180,6 +203,19 @@ def test_there_and_back_bit_by_bit(lite0, tmp_path):
     assert all(np.array_equal(first[name], second[name]) for name in trees.flatten(lite0))
 
 
+def test_parameters_of_a_run_are_converted_whatever_their_switches(tmp_path, lite0):
+    """A network of this package is taken as it is; what PyTorch's weights have no name for is in params.safetensors alone."""
+    flat = {name: np.full(leaf.shape, 0.5, leaf.dtype) for name, leaf in trees.flatten(lite0).items()} | {"seg_gamma": np.ones((), np.float32)}
+    (tmp_path / "a.safetensors").write_bytes(safetensors.numpy.save(flat))
+    report = pretrained.convert(tmp_path / "a.safetensors", tmp_path / "a")
+    assert report.not_exported == ["seg_gamma"] and "not exported: seg_gamma" in str(report)
+    assert set(pretrained.read(tmp_path / "a/params.safetensors")) == set(flat)
+    assert len(pretrained.read(tmp_path / "a/state_dict.safetensors")) == len(flat) - 1
+    (tmp_path / "b.safetensors").write_bytes(safetensors.numpy.save({"backbone/conv_1/kernel": np.ones(2)}))  # the tiny backbone
+    pretrained.convert(tmp_path / "b.safetensors", tmp_path / "b")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["params.safetensors"]
+
+
 def test_the_report_lists_every_fault(lite0):
     state = pretrained.efficientnet_lite0()
     state["_conv_stem.weight"] = np.zeros((8, 3, 3, 3), np.float32)
@@ -190,7 +226,7 @@ def test_the_report_lists_every_fault(lite0):
     assert report.extra == ["what.weight"]
     assert report.shapes == ["backbone/stem/kernel is (3, 3, 3, 8), expected (3, 3, 3, 32)"]
     assert "_fc.weight" in report.excused and params == lite0
-    assert "1 missing, 1 extra, 1 shapes" in str(report)
+    assert "1 missing, 1 extra, 1 shapes" in str(report) and "excused: _fc.weight" in str(report)
 
 
 def test_unknown_weights_and_files_are_errors(tmp_path, lite0):

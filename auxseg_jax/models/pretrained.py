@@ -32,7 +32,10 @@ _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77d
 
 @dataclasses.dataclass
 class Report:
-    """What became of every array of a file: names here, or its own where there is none here."""
+    """What became of every array of a file: names here, or its own where there is none here.
+
+    `not_exported`: parameters without a name in PyTorch's weights; they are in params.safetensors only.
+    """
 
     kind: str
     matched: list[str] = dataclasses.field(default_factory=list)
@@ -40,6 +43,7 @@ class Report:
     missing: list[str] = dataclasses.field(default_factory=list)
     extra: list[str] = dataclasses.field(default_factory=list)
     shapes: list[str] = dataclasses.field(default_factory=list)
+    not_exported: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def faults(self) -> bool:
@@ -47,9 +51,9 @@ class Report:
         return bool(self.missing or self.extra or self.shapes)
 
     def __str__(self) -> str:
-        counts = {name: getattr(self, name) for name in ("matched", "excused", "missing", "extra", "shapes")}
-        lines = [f"{self.kind}: " + ", ".join(f"{len(names)} {name}" for name, names in counts.items())]
-        lines += [f"  {name}: {entry}" for name in ("missing", "extra", "shapes") for entry in counts[name]]
+        groups = {field.name.replace("_", " "): getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "kind"}
+        lines = [f"{self.kind}: " + ", ".join(f"{len(entries)} {group}" for group, entries in groups.items())]
+        lines += [f"  {group}: {entry}" for group, entries in groups.items() if group != "matched" for entry in entries]
         return "\n".join(lines)
 
 
@@ -73,6 +77,8 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
         return torch_file.read(data)
     except (ValueError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path}: {error}") from error
+    except KeyError as error:  # of safetensors
+        raise ValueError(f"{path} holds numbers of a type that numpy has not: {error}") from error
 
 
 def place(template: Mapping, state: Mapping[str, np.ndarray], backbone: str) -> tuple[dict, Report]:
@@ -164,61 +170,78 @@ def _is_auxsegnet(state: Mapping[str, np.ndarray]) -> bool:
 
 
 def _guess(state: Mapping[str, np.ndarray]) -> tuple[str, int | None]:
-    """(backbone, C or None if the file holds a backbone alone) that the names speak of."""
-    names = [*state, *(name.removeprefix("backbone/") for name in state)]
-
-    def some(pattern: str) -> bool:
-        return any(re.match(pattern, name) for name in names)
-
+    """(backbone, C or None if the file holds a backbone alone) that the names of a foreign file speak of."""
     signs = {
-        "resnet38": r"b5_1[./]|(arg|aux):",
-        "resnet101": r"layer3[._]22[./]",
-        "resnet50": r"layer3[._]5[./]",
-        "efficientnet_lite0": r"_blocks\.15\.|blocks_15/",
+        "resnet38": r"b5_1\.|(arg|aux):",
+        "resnet101": r"layer3\.22\.",
+        "resnet50": r"layer3\.5\.",
+        "efficientnet_lite0": r"_blocks\.15\.",
     }
-    backbone = next((name for name, sign in signs.items() if some(sign)), None)
+    backbone = next((name for name, sign in signs.items() if any(re.match(sign, key) for key in state)), None)
     if backbone is None:
         raise ValueError("these are weights of no network known here: " + ", ".join(list(state)[:5]))
-    classes = state.get("fc8.weight", state.get("cls_head/kernel"))
-    return backbone, None if classes is None else classes.shape[0 if "fc8.weight" in state else -1]
+    return backbone, state["fc8.weight"].shape[0] if _is_auxsegnet(state) else None
+
+
+def _own(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, Report]:
+    """Parameters of this package as they stand, whatever the switches of their network: (parameters, backbone, report)."""
+    signs = {"resnet38": "b5_1/", "resnet101": "layer3_22/", "resnet50": "layer3_5/", "efficientnet_lite0": "blocks_15/"}
+    backbone = next((name for name, sign in signs.items() if any(key.startswith(f"backbone/{sign}") for key in state)), "")
+    return dict(state), backbone, Report("parameters of this package", matched=list(state))
+
+
+def _foreign(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, Report]:
+    backbone, num_classes = _guess(state)
+    spec = {"name": backbone} | ({} if backbone == "resnet38" else {"output_stride": 16})
+    switches = {"pairwise": True, "unary": False, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
+    network = auxsegnet.build(
+        num_classes=num_classes or 1,
+        model={"backbone": spec, "channels": 128, "dilations": (6, 12, 18), "head_conv": True, "dropout": 0.5},
+        affinity=switches,
+        tasks={"cls": True, "sal": True},
+    )
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    template = jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+    params, report = place(template if num_classes else {"backbone": template["backbone"]}, state, backbone)
+    if report.faults:
+        raise ValueError(str(report))
+    return trees.flatten(params), backbone, report
 
 
 def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
     """Reads `source` and writes <output>/params.safetensors and <output>/state_dict.safetensors; returns the report.
 
+    The state dict has the names and layout of the authors' checkpoint where it can (ResNet38 with both branches), else of the
+    backbone alone, and is left out for a backbone without PyTorch weights. What the authors' network has and never uses
+    comes from `source`, or is neutral: their code loads strictly.
+
     Raises:
       ValueError: it does not fit the network its names speak of; nothing is written then.
     """
     state = read(source)
-    backbone, num_classes = _guess(state)
-    ours = "cls_head/kernel" in state
-    spec = {"name": backbone} | ({} if backbone == "resnet38" else {"output_stride": 16})
-    affinity = {"pairwise": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
-    network = auxsegnet.build(
-        num_classes=num_classes or 1,
-        model={"backbone": spec, "channels": 128, "dilations": (6, 12, 18), "head_conv": not ours or "seg_head/conv/kernel" in state, "dropout": 0.5},
-        affinity=affinity | {"unary": ours and "seg_affinity/m/kernel" in state},
-        tasks={"cls": True, "sal": True},
-    )
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    template = jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
-    if num_classes is None:
-        template = {"backbone": template["backbone"]}
-    params, report = place(template, state, backbone)
-    if report.faults:
-        raise ValueError(f"{source} does not fit\n{report}")
-    flat = {name: np.ascontiguousarray(leaf) for name, leaf in trees.flatten(params).items()}
-    if num_classes and backbone == "resnet38":
-        keys = torch_names.keys_of(flat, torch_names.auxsegnet)
-    else:
-        keys = torch_names.keys_of(flat, torch_names.BACKBONES[backbone], "backbone/")
-    report.excused += [f"{name} (has no counterpart in PyTorch's names: only in params.safetensors)" for name in flat if name not in keys]
-    exported = {key: np.ascontiguousarray(torch_names.from_layout(name, flat[name])) for name, key in keys.items()}
+    try:
+        flat, backbone, report = (_own if any(name.startswith("backbone/") for name in state) else _foreign)(state)
+    except ValueError as error:
+        raise ValueError(f"{source} cannot be converted: {error}") from error
+    whole = backbone == "resnet38" and "seg_branch/conv_1/kernel" in flat
+    keys, exported = {}, {}
+    if backbone:
+        naming = (torch_names.auxsegnet, "") if whole else (torch_names.BACKBONES[backbone], "backbone/")
+        keys, exported = torch_names.keys_of(flat, *naming), torch_names.to_state_dict(flat, *naming)
+    report.not_exported += [name for name in flat if name not in keys]
+    if whole:
+        unused = torch_names.unused(flat["seg_branch/conv_1/kernel"].shape[-1])
+        exported |= {key: state.get(key, value) for key, value in unused.items()}
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "params.safetensors").write_bytes(safetensors.numpy.save(flat))
-    (output / "state_dict.safetensors").write_bytes(safetensors.numpy.save(exported))
+    (output / "params.safetensors").write_bytes(_packed(flat))
+    if exported:
+        (output / "state_dict.safetensors").write_bytes(_packed(exported))
     return report
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    return safetensors.numpy.save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
 def main() -> None:

@@ -75,11 +75,13 @@ _GLOBALS = {
 }
 
 
-_INSTRUCTIONS = frozenset(
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE EMPTY_DICT EMPTY_LIST "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID "
-    "BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET".split()
-)
+_INSTRUCTIONS = {
+    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT"),
+    *("BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_LIST"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM"),
+    *("SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT"),
+    *("MEMOIZE", "BINGET", "LONG_BINGET"),
+}
 
 
 def _look_through(file: io.BytesIO) -> None:
@@ -122,7 +124,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], np.dtype) and pid[5:] in ((), (None,))):
-            raise pickle.UnpicklingError(f"refused: an unknown persistent object")
+            raise pickle.UnpicklingError("refused: an unknown persistent object")
         _, dtype, key, _, count = pid[:5]
         return self.storages.setdefault(key, _Storage(dtype, count))
 

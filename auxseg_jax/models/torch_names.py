@@ -92,9 +92,22 @@ def keys_of(names: Iterable[str], naming: Naming, prefix: str = "") -> dict[str,
     return keys
 
 
-def to_state_dict(params: Mapping, naming: Naming) -> dict[str, np.ndarray]:
-    """The inverse: key -> array in torch's layout."""
-    return {naming(name): from_layout(name, np.asarray(leaf)) for name, leaf in trees.flatten(params).items()}
+def to_state_dict(params: Mapping, naming: Naming, prefix: str = "") -> dict[str, np.ndarray]:
+    """Key -> array in torch's layout, of the parameters that `keys_of` finds a key for."""
+    flat = trees.flatten(params)
+    return {key: from_layout(name, np.asarray(flat[name])) for name, key in keys_of(flat, naming, prefix).items()}
+
+
+def unused(channels: int) -> dict[str, np.ndarray]:
+    """What the authors' checkpoints hold beside that: layers of their affinity blocks that never run, here as zeros."""
+    vector = {"weight": np.ones, "bias": np.zeros, "running_mean": np.zeros, "running_var": np.ones}
+    state = {}
+    for task in ("seg", "sal"):
+        for layer in ("g", "W_z.0"):
+            state[f"{task}_att.{layer}.weight"] = np.zeros((channels, channels, 1, 1), np.float32)
+            state[f"{task}_att.{layer}.bias"] = np.zeros(channels, np.float32)
+        state |= {f"{task}_att.W_z.1.{leaf}": make(channels, np.float32) for leaf, make in vector.items()}
+    return state
 
 
 def to_layout(value: np.ndarray, ndim: int) -> np.ndarray:
