@@ -20,27 +20,50 @@ from auxseg_jax.models.layers import resize_bilinear, views
 
 def probabilities(
     network: nn.Module, params: dict, image: jax.Array, inside: jax.Array, grid: Grid, *, scales: Sequence[float], flip: bool
-) -> jax.Array:
-    """Class probabilities [B, H, W, C+1] of a batch of whole photos: softmax of the logits at photo size, mean over views."""
-    scores = [
-        jax.nn.softmax(resize_bilinear(unmirror(final(network.apply({"params": params}, view, inside=view_inside)["seg"])), image.shape[1:3]))
-        for view, view_inside, unmirror in views(image, inside, scales, flip, grid)
-    ]
-    return sum(scores) / len(scores)
+) -> dict[str, jax.Array]:
+    """Predictions for a batch of whole photos, at their size, means over views.
+
+    Returns:
+      {"seg": class probabilities [B, H, W, C+1], "sal": probability of being salient [B, H, W, 1], if the network has that task}.
+    """
+    size, activation = image.shape[1:3], {"seg": jax.nn.softmax, "sal": jax.nn.sigmoid}
+    seen: dict[str, list[jax.Array]] = {"seg": [], "sal": []}
+    for view, view_inside, unmirror in views(image, inside, scales, flip, grid):
+        outputs = network.apply({"params": params}, view, inside=view_inside)
+        for task in seen.keys() & outputs.keys():
+            seen[task].append(activation[task](resize_bilinear(unmirror(final(outputs[task])), size)))
+    return {task: sum(scores) / len(scores) for task, scores in seen.items() if scores}
 
 
 def segment(
-    name: str, network: nn.Module, params: dict, reader: PhotoReader, output: epath.PathLike, mesh: Mesh, *, scales: Sequence[float], flip: bool
+    name: str,
+    network: nn.Module,
+    params: dict,
+    reader: PhotoReader,
+    output: epath.PathLike,
+    mesh: Mesh,
+    saliency: bool = False,
+    *,
+    scales: Sequence[float],
+    flip: bool,
 ) -> None:
-    """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`."""
+    """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`.
+
+    With `saliency` also <output>/saliency/<id>.png, grey, of a network that has that task.
+    """
     output = epath.Path(output)
 
     def predict(params: dict, batch: dict) -> dict[str, jax.Array]:
         scores = probabilities(network, params, batch["image"], batch["inside"], reader.grid, scales=scales, flip=flip)
-        return {"labels": scores.argmax(-1).astype(jnp.uint8)}
+        maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
+        if saliency and "sal" in scores:
+            maps["saliency"] = jnp.round(255 * scores["sal"][..., 0]).astype(jnp.uint8)
+        return maps
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
         files.write_label_png(output / f"{key}.png", row["labels"])
+        if "saliency" in row:
+            files.write_grey_png(output / "saliency" / f"{key}.png", row["saliency"])
 
     passes.run(name, predict, params, reader, write, mesh)
 

@@ -6,8 +6,9 @@ and inside it at the last checkpoint. Workdir:
     config.json, manifest.json, metrics.jsonl, tensorboard/
     classifier/{checkpoints,params,DONE.json}
     cam/pseudo/{segmentation,saliency}/<id>.png        initial pseudo labels, of stage 0
+    cam/pseudo/{cam_class,cam_score}/<id>.png          the CAMs they were made from: largest class, its score
     stage_00/{checkpoints,params,DONE.json}            training on the labels of the phase before
-    stage_00/val/<id>.png                              segmentation of the validation split
+    stage_00/val/<id>.png, val/saliency/<id>.png       segmentation and saliency of the validation split
     stage_00/pseudo/{segmentation,saliency}/<id>.png   updated labels, of stage 1
     results.json
 """
@@ -241,6 +242,8 @@ def _phases(this: Run) -> dict[str, Any]:
     if evaluate[data.train_split]:
         scores = phase("cam/score", lambda _: score.score_pseudo(labels, data, data.train_split))
         outcome["pseudo"].append({"stage": "initial"} | scores)
+        if weak:
+            outcome["cam_sweep"] = phase("cam/sweep", lambda _: score.sweep_cam(labels, data, data.train_split))
     for index in range(config.stages.count):
         name = f"stage_{index:02d}"
         phase(name, functools.partial(_train_stage, this, index=index, labels=labels))
@@ -328,5 +331,5 @@ def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, 
 def _predict_val(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
     split = this.data.val_split
     title = f"{name} segmentation of {split}"
-    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, **this.config.predict)
+    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, True, **this.config.predict)
     return {}

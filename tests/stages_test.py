@@ -17,7 +17,8 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from auxseg_jax import checks, files, profile, stages
-from auxseg_jax.data import shapes
+from auxseg_jax.data import dataset, shapes
+from auxseg_jax.evaluation import metrics
 from auxseg_jax.training import optimizer
 from configs import tiny
 
@@ -233,6 +234,22 @@ def test_the_loop_runs_with_every_kind_of_affinity_from_one_classifier(finished,
         shutil.copytree(finished[0] / phase, tmp_path / "run" / phase)
     results = stages.run(config, tmp_path / "run")
     assert len(results["pseudo"]) == 2 and "val_miou" in results["final"]
+
+
+def test_the_sweep_of_the_cams_and_the_networks_own_saliency(finished):
+    workdir, results, config = finished
+    data = dataset.prepare(**config.data)
+    counts, errors = 0, []
+    for name, truth in data.masks("train"):
+        classes, cam = (files.read_plane(workdir / "cam/pseudo" / kind / f"{name}.png") for kind in ("cam_class", "cam_score"))
+        counts = counts + metrics.confusion(np.where(cam / 255 > 0.3, classes, 0).astype(np.uint8), truth, len(data.classes))
+    sweep = results["cam_sweep"]
+    assert sweep["oracle"] and sweep["best_miou"] == max(sweep["miou"].values()) == sweep["miou"][str(sweep["best_threshold"])]
+    np.testing.assert_allclose(sweep["miou"]["0.3"], metrics.iou_scores(counts)["miou"])
+    for name, truth in data.masks("val"):
+        grey = files.read_plane(workdir / "stage_01/val/saliency" / f"{name}.png")
+        errors.append(np.abs(grey / 255 - (truth > 0))[truth != 255].mean())
+    np.testing.assert_allclose(results["stages"][1]["saliency_mae"], 100 * np.mean(errors))
 
 
 @pytest.mark.slow

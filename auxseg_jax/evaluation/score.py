@@ -11,13 +11,39 @@ from auxseg_jax.evaluation import metrics
 
 
 def score_predictions(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
-    """{"val_miou", "per_class": {class: IoU or None}} of <directory>/<id>.png, percent."""
+    """{"val_miou", "per_class": {class: IoU or None}} of <directory>/<id>.png, percent; the saliency's of <directory>/saliency, if there."""
+    directory = epath.Path(directory)
     counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
+    saliency = metrics.SaliencyScore() if (directory / "saliency").exists() else None
     for name, truth in dataset.masks(split):
-        prediction = files.read_plane(epath.Path(directory) / f"{name}.png")
+        prediction = files.read_plane(directory / f"{name}.png")
         counts += _named(name, metrics.confusion, prediction, truth, len(dataset.classes))
+        if saliency:
+            saliency.add(files.read_plane(directory / "saliency" / f"{name}.png"), truth)
     scores = metrics.iou_scores(counts)
-    return {"val_miou": scores["miou_255_as_miss"], "per_class": dict(zip(dataset.classes, scores["per_class"], strict=True))}
+    result = {"val_miou": scores["miou_255_as_miss"], "per_class": dict(zip(dataset.classes, scores["per_class"], strict=True))}
+    return result | (saliency.result() if saliency else {})
+
+
+def sweep_cam(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
+    """mIoU of the CAMs <directory>/{cam_class,cam_score}/<id>.png alone, where a score up to a threshold is background.
+
+    Whoever picks the best threshold has looked at pixel labels: it is an oracle, to compare CAMs with, not to train with.
+
+    Returns:
+      {"oracle": True, "best_threshold", "best_miou", "miou": {threshold: percent}}, thresholds 0.05 to 0.95.
+    """
+    thresholds = [round(0.05 * k, 2) for k in range(1, 20)]
+    counts = np.zeros((len(thresholds), len(dataset.classes), len(dataset.classes) + 1), np.int64)
+    for name, truth in dataset.masks(split):
+        classes, score = (files.read_plane(epath.Path(directory) / kind / f"{name}.png") for kind in ("cam_class", "cam_score"))
+        for row, threshold in enumerate(thresholds):
+            counts[row] += _named(
+                name, metrics.confusion, np.where(score > 255 * threshold, classes, 0).astype(np.uint8), truth, len(dataset.classes)
+            )
+    miou = [metrics.iou_scores(c)["miou"] for c in counts]
+    best = int(np.argmax(miou))
+    return {"oracle": True, "best_threshold": thresholds[best], "best_miou": miou[best], "miou": dict(zip(map(str, thresholds), miou, strict=True))}
 
 
 def score_pseudo(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Pseudo labels of a whole split: the initial ones from CAMs, and their update by the network of a stage.
 
-Both write <output>/segmentation/<id>.png (indexed, 255 ignore) and <output>/saliency/<id>.png (grey, 255 = salient).
+Both write <output>/segmentation/<id>.png (indexed, 255 ignore) and <output>/saliency/<id>.png (grey, 255 = salient); the initial
+ones also <output>/cam_class/<id>.png (the class whose CAM is largest, indexed) and <output>/cam_score/<id>.png (that CAM, grey).
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,9 @@ def initial_labels(params: dict, batch: dict, *, network: nn.Module, grid: Grid,
     size = batch["image"].shape[1:3]
     maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], size, grid=grid, **cam)
     labels = fuse(maps, batch["saliency"], batch["labels"], **fusion)
-    return {"segmentation": labels, "saliency": _to_uint8(batch["saliency"])}
+    maps *= batch["labels"][:, None, None, :]
+    best = {"cam_class": (maps.argmax(-1) + 1).astype(jnp.uint8), "cam_score": _to_uint8(maps.max(-1))}
+    return {"segmentation": labels, "saliency": _to_uint8(batch["saliency"])} | best
 
 
 def updated_labels(
@@ -111,6 +114,9 @@ def write_labels(name: str, labels_of: Callable[[dict, dict], dict], params: dic
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
         files.write_pseudo_labels(output, key, row["segmentation"], row["saliency"])
+        if "cam_class" in row:
+            files.write_label_png(epath.Path(output) / "cam_class" / f"{key}.png", row["cam_class"])
+            files.write_grey_png(epath.Path(output) / "cam_score" / f"{key}.png", row["cam_score"])
 
     passes.run(name, labels_of, params, reader, write, mesh)
 

@@ -25,10 +25,15 @@ def show(results: dict[str, Any], console: rich.console.Console) -> None:
     pseudo = {entry["stage"]: entry for entry in results["pseudo"]}
     table.add_row("classifier + CAM", _figure(results["classifier"], "map"), "", *_pseudo_cells(pseudo.get("initial", {})))
     for entry in results["stages"] or [{"stage": k} for k in pseudo if k != "initial"]:
-        table.add_row(f"stage {entry['stage']}", "", _figure(entry, "val_miou"), *_pseudo_cells(pseudo.get(entry["stage"], {})))
+        labels = {key: value for key, value in pseudo.get(entry["stage"], {}).items() if not key.startswith("saliency")}
+        table.add_row(f"stage {entry['stage']}", "", _figure(entry, "val_miou"), *_pseudo_cells(labels | entry))
     console.print(table)
     if pseudo:
         console.print("Pseudo labels of the training split: a leaves out pixels labelled 255, b counts them as missed, as do precision and recall.")
+    console.print("Saliency: of the maps that were given, on the training split, in the first row; of the network, on val, in the others.")
+    if "cam_sweep" in results:
+        sweep = results["cam_sweep"]
+        console.print(f"Oracle: the CAMs alone come to mIoU {sweep['best_miou']:.1f} with the threshold best for them, {sweep['best_threshold']}.")
     per_class = results["final"].get("per_class", {})
     if per_class:
         console.print(
