@@ -16,13 +16,14 @@ from auxseg_jax.training import loop, losses, optimizer
 _POSITIVE = (
     *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "lr")),
     *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "eval.batch_size", "eval.max_buckets", "loader.threads"),
+    *("model.channels", "optimizer.head_multiplier"),
 )
-_NOT_NEGATIVE = ("walk.steps", "walk.beta", "optimizer.warmup", "optimizer.clip_norm", "optimizer.weight_decay")
+_NOT_NEGATIVE = ("walk.steps", "walk.beta", "optimizer.warmup", "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.power")
 _FRACTIONS = (
     *("walk.restart", "label_update.classifier_weight", "label_update.saliency_weight", "label_update.veto", "optimizer.momentum"),
-    *("fuse.cam_threshold", "fuse.spill_threshold", "fuse.saliency_threshold", "augment.flip_probability", "model.dropout"),
+    *("fuse.cam_threshold", "fuse.spill_threshold", "fuse.saliency_threshold", "augment.flip_probability", "augment.jitter", "model.dropout"),
 )
-_SCALES = ("cam.scales", "label_update.scales", "predict.scales", "augment.scale")
+_SCALES = ("cam.scales", "label_update.scales", "predict.scales")
 SCALE_PER = ("photo", "batch")
 SUPERVISION = ("image_labels", "masks")
 
@@ -85,6 +86,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         faults += [f"{name}={values[name]}: must not be below 0" for name in _NOT_NEGATIVE if not values[name] >= 0]
         faults += [f"{name}={values[name]}: must be between 0 and 1" for name in _FRACTIONS if not 0 <= values[name] <= 1]
         faults += [f"{name}={values[name]}: needs factors above 0" for name in _SCALES if not values[name] or min(values[name]) <= 0]
+        faults += [f"loss.{name}={value}: must not be below 0" for name, value in config.loss.items() if not value >= 0]
+        if config.seed < 0:
+            faults.append(f"seed={config.seed}: must not be below 0")
+        if len(config.augment.scale) != 2 or not 0 < config.augment.scale[0] <= config.augment.scale[1]:
+            faults.append(f"augment.scale={config.augment.scale}: needs the least and the largest factor, above 0")
+        if not config.model.dilations or min(config.model.dilations) < 1:
+            faults.append(f"model.dilations={config.model.dilations}: must be at least 1")
         if config.fuse.spill_threshold < config.fuse.cam_threshold:
             faults.append(f"fuse.spill_threshold={config.fuse.spill_threshold}: must not be below fuse.cam_threshold={config.fuse.cam_threshold}")
         if config.augment.scale_per not in SCALE_PER:

@@ -76,10 +76,15 @@ def write_pseudo_labels(directory: epath.PathLike, name: str, segmentation: np.n
     write_grey_png(epath.Path(directory) / "saliency" / f"{name}.png", saliency)
 
 
-def decode_plane(data: bytes) -> np.ndarray:
-    """Decodes an indexed or grey 8-bit PNG to its raw uint8 [H, W] values. Anything else raises ValueError."""
+def decode_plane(data: bytes, grey: bool = False) -> np.ndarray:
+    """Decodes an indexed or grey 8-bit PNG to its raw uint8 [H, W] values. Anything else raises ValueError.
+
+    With `grey` the values are greys: an indexed PNG must have the palette under which they are.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if grey and image.mode == "P" and not np.array_equal(image.convert("L"), image):
+                raise ValueError("expected greys, found indices of a palette; save it as 8-bit grey (mode L)")
             if image.mode not in ("L", "P"):
                 raise ValueError(f"expected an 8-bit grey or indexed PNG (mode L or P), found mode {image.mode}")
             return np.asarray(image)

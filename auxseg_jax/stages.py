@@ -188,7 +188,8 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
     ours = manifest.plain(config)
     if not path.exists():
         found = {p.name for p in workdir.iterdir()} if workdir.exists() else set()
-        strange = sorted(name for name in found if not re.fullmatch(r"classifier|cam|stage_\d+", name))
+        # the last: what a kill leaves of a config.json or manifest.json that was being written
+        strange = sorted(name for name in found if not re.fullmatch(r"classifier|cam|stage_\d+|\.(config|manifest)\.json\..*", name))
         if strange:
             raise ValueError(f"{workdir} holds {strange[0]} but no config.json, so it is no workdir; choose another --workdir")
         return

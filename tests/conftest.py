@@ -31,8 +31,11 @@ def pytest_cmdline_main(config):
     pytest has a flag of that name, which lists its own fixtures; it cannot be replaced, but with a folder of arrays after
     it, it means ours.
     """
-    folders = [arg for arg in config.args if config.option.showfixtures and any(pathlib.Path(arg).glob("*.npz"))]
-    if folders:
+    tests = pathlib.Path(__file__).parent
+    folders = [arg for arg in config.args if pathlib.Path(arg).is_dir() and not pathlib.Path(arg).resolve().is_relative_to(tests)]
+    if config.option.showfixtures and folders:
+        if not any(pathlib.Path(folders[-1]).glob("*.npz")):
+            raise pytest.UsageError(f"--fixtures: there are no recorded arrays (*.npz) in {folders[-1]}")
         config.stash[_RECORDED] = pathlib.Path(folders[-1])
         config.args = [arg for arg in config.args if arg not in folders]
         config.option.showfixtures = False

@@ -99,7 +99,9 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
     (folder / "Saliency" / "a2.png").unlink()
     (folder / "JPEGImages" / "a4.jpg").write_bytes(b"")
     (folder / "SegmentationClass" / "b1.png").unlink()
-    (folder / "image_labels.txt").write_text("a1 cat\na1 cat\na2 horse\na3\na4\nb1\n")
+    (folder / "image_labels.txt").write_text("a1 cat\na1 cat\na2 horse\na3\na4\nb1\n../x cat\n")
+    (folder / "Saliency" / "a3.png").unlink()
+    (folder / "Saliency" / "a3.png").symlink_to(folder / "nowhere.png")
     (folder / "ImageSets/Segmentation/train.txt").write_text("a1\na1\n../secret\na2\na3\na4\nb1\n")
     with pytest.raises(voc_folder.DataError) as error:
         prepare(folder, tmp_path)
@@ -107,6 +109,8 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
     for expected in (
         "a1: no photo JPEGImages/a1.jpg",
         "a2: no saliency map Saliency/a2.png",
+        "a3: no saliency map Saliency/a3.png",
+        "image_labels.txt line 7: '../x' is not an id",
         "b1: no mask SegmentationClass/b1.png, but other photos of split val have one",
         "image_labels.txt line 2: a1 has a line already",
         "image_labels.txt line 3: a2 has the class 'horse'",
@@ -125,6 +129,7 @@ def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
     (folder / "JPEGImages" / "a2.jpg").write_bytes(b"not a photo")
     files.write_grey_png(folder / "Saliency" / "a3.png", np.zeros((5, 6), np.uint8))
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "Saliency" / "a4.png")
+    files.write_label_png(folder / "Saliency" / "b1.png", np.full((24, 18), 200, np.uint8))
     files.write_label_png(folder / "SegmentationClass" / "b1.png", np.full((24, 18), 9, np.uint8))
     with pytest.raises(voc_folder.DataError) as error:
         prepare(folder, tmp_path)
@@ -134,6 +139,7 @@ def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
         "a2: JPEGImages/a2.jpg cannot be read: not a readable image",
         "a3: Saliency/a3.png is 6x5, the photo 18x24",
         "a4: Saliency/a4.png cannot be read: expected an 8-bit grey or indexed PNG (mode L or P), found mode RGB",
+        "b1: Saliency/b1.png cannot be read: expected greys, found indices of a palette",
         "b1: SegmentationClass/b1.png holds class indices [9]; classes.txt ends at 2",
     ):
         assert expected in text, f"{expected!r} is not in:\n{text}"

@@ -200,7 +200,7 @@ def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path):
         shutil.copytree(workdir / phase, tmp_path / "run" / phase)
     shutil.copy(workdir / "stage_00/DONE.json", tmp_path / "run/stage_00")
     again = stages.run(config, tmp_path / "run")
-    assert again["manifest"]["copied"] == ["cam", "cam/score", "classifier", "stage_00"]
+    assert again["manifest"]["copied"] == ["cam", "cam/score", "cam/sweep", "classifier", "stage_00"]
     assert again["stages"] == results["stages"][:1]
     assert again["pseudo"][0] == results["pseudo"][0] and again["pseudo"][1] != results["pseudo"][1]
     shutil.copytree(workdir / "cam", tmp_path / "other/cam")
@@ -318,6 +318,11 @@ def test_every_config_starts(name, tmp_path):
     ("field", "value", "message"),
     [
         ("fuse.spill_threshold", 0.1, "fuse.spill_threshold=0.1: must not be below fuse.cam_threshold=0.2"),
+        ("augment.scale", (1.3, 0.7), "augment.scale=.*: needs the least and the largest factor"),
+        ("augment.scale", (0.5,), "augment.scale=.*: needs the least and the largest factor"),
+        ("augment.jitter", 2.0, "augment.jitter=2.0: must be between 0 and 1"),
+        ("loss.saliency", -1.0, "loss.saliency=-1.0: must not be below 0"),
+        ("model.dilations", (1, 0, 3), "model.dilations=.*: must be at least 1"),
         ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
         ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
         ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),

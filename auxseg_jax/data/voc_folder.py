@@ -130,7 +130,7 @@ def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
         if not path.exists():
             continue
         try:
-            plane = files.decode_plane(path.read_bytes())
+            plane = files.decode_plane(path.read_bytes(), grey=path == folder.saliency(name))
         except (OSError, ValueError) as error:
             faults.append(f"{where} cannot be read: {error}")
             continue
@@ -144,7 +144,12 @@ def _picture_faults(folder: Folder, name: str, has_mask: bool) -> list[str]:
 
 
 def _names(path: epath.Path) -> set[str]:
-    return {p.name for p in path.iterdir()} if path.is_dir() else set()
+    """Names of the files in a folder; not of links that lead nowhere."""
+    return {p.name for p in path.iterdir() if p.exists()} if path.is_dir() else set()
+
+
+def _is_id(name: str) -> bool:
+    return not ("/" in name or "\\" in name or name in (".", "..") or len(name.split()) != 1)
 
 
 def _read_lines(path: epath.Path, faults: list[str]) -> list[tuple[int, str]]:
@@ -166,6 +171,7 @@ def _read_classes(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
         faults.append(f"classes.txt: the first line must be 'background', found {names[0]!r}")
     if path.exists() and not 2 <= len(names) <= files.IGNORE:
         faults.append(f"classes.txt: needs 'background' and 1 to 254 classes, found {len(names)} lines")
+    faults += [f"classes.txt: {name!r} has a space in it, which image_labels.txt takes for the end of a name" for name in names if " " in name]
     faults += [f"classes.txt: {name!r} stands there twice" for name in sorted({n for n in names if names.count(n) > 1})]
     return names
 
@@ -175,6 +181,9 @@ def _read_labels(path: epath.Path, classes: tuple[str, ...], faults: list[str]) 
     for number, line in _read_lines(path, faults):
         name, *present = line.split()
         where = f"image_labels.txt line {number}"
+        if not _is_id(name):
+            faults.append(f"{where}: {name!r} is not an id (a plain file name without folder and ending)")
+            continue
         if name in labels:
             faults.append(f"{where}: {name} has a line already")
         labels[name] = np.zeros(max(len(classes) - 1, 0), np.uint8)
@@ -190,7 +199,7 @@ def _read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
     names: dict[str, None] = {}  # a set that keeps its order
     lines = _read_lines(path, faults)
     for number, name in lines:
-        if "/" in name or "\\" in name or name in (".", "..") or len(name.split()) != 1:
+        if not _is_id(name):
             faults.append(f"{path.name} line {number}: {name!r} is not an id (a plain file name without folder and ending)")
         elif name in names:
             faults.append(f"{path.name} line {number}: {name} stands there twice")

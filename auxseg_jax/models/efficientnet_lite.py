@@ -62,7 +62,7 @@ class EfficientNetLite0(nn.Module):
     def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
         del train  # nothing here depends on it
         plan = strides_or_dilations([stage[2] for stage in _STAGES], self.output_stride, 2)
-        x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, kernel_init=nn.initializers.he_normal(), name="stem")(image)
+        x = nn.Conv(32, (3, 3), (2, 2), "SAME", use_bias=False, kernel_init=nn.initializers.he_normal(), name="stem")(zero_outside(image, inside))
         x = nn.relu6(FrozenBatchNorm(_EPSILON, name="stem_bn")(x))
         index = 0
         for (repeats, size, _, expansion, features), (stride, first_dilation, dilation) in zip(_STAGES, plan, strict=True):
