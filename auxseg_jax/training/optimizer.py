@@ -10,7 +10,7 @@ from auxseg_jax import trees
 
 
 def poly_schedule(lr: float, power: float, steps: int, warmup: int = 0) -> optax.Schedule:
-    """lr * (1 - step / steps) ** power, after a linear warm-up from 0 of `warmup` of the steps; past the end the last rate stays."""
+    """lr * (1 - step / steps) ** power, after a linear warm-up of `warmup` of the steps, from lr / warmup; past the end the last rate stays."""
     decay = optax.polynomial_schedule(lr, 0.0, power, steps)
 
     def schedule(step: jax.Array) -> jax.Array:
