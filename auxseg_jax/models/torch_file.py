@@ -84,6 +84,9 @@ _INSTRUCTIONS = {
 }
 
 
+_TO_PLACE, _FROM_PLACE = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")  # of the memo
+
+
 def _look_through(file: io.BytesIO) -> None:
     """Refuses a pickle with instructions that torch does not write; leaves the file where it was.
 
@@ -98,12 +101,13 @@ def _look_through(file: io.BytesIO) -> None:
     for count, (opcode, argument, _) in enumerate(instructions, 1):
         if opcode.name not in _INSTRUCTIONS:
             raise pickle.UnpicklingError(f"refused: the instruction {opcode.name}")
-        if opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE") and last.startswith("TUPLE"):
-            tuples.add(memoized if argument is None else argument)
-        memoized += opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE")
-        if opcode.name in ("BINPUT", "LONG_BINPUT") and argument > count:
+        if opcode.name in _TO_PLACE and argument > count:
             raise pickle.UnpicklingError(f"refused: place {argument} of the memo after {count} instructions")
-        if opcode.name in ("BINGET", "LONG_BINGET") and argument in tuples:
+        if opcode.name == "MEMOIZE" or opcode.name in _TO_PLACE:
+            if last.startswith("TUPLE"):
+                tuples.add(memoized if argument is None else argument)
+            memoized += 1
+        if opcode.name in _FROM_PLACE and argument in tuples:
             raise pickle.UnpicklingError("refused: a tuple that is used twice")
         last = opcode.name
     file.seek(start)

@@ -92,10 +92,10 @@ def keys_of(names: Iterable[str], naming: Naming, prefix: str = "") -> dict[str,
     return keys
 
 
-def to_state_dict(params: Mapping, naming: Naming, prefix: str = "") -> dict[str, np.ndarray]:
+def to_state_dict(params: Mapping, naming: Naming) -> dict[str, np.ndarray]:
     """Key -> array in torch's layout, of the parameters that `keys_of` finds a key for."""
     flat = trees.flatten(params)
-    return {key: from_layout(name, np.asarray(flat[name])) for name, key in keys_of(flat, naming, prefix).items()}
+    return {key: from_layout(name, np.asarray(flat[name])) for name, key in keys_of(flat, naming).items()}
 
 
 def unused(channels: int) -> dict[str, np.ndarray]:
