@@ -22,6 +22,7 @@ _MODE = flags.DEFINE_enum(
     "train: run, or go on with, the whole method. predict: segment photos. profile: time the loader and the train step.",
 )
 _INPUT = flags.DEFINE_string("input", None, "predict: the photos, a pattern such as 'DIR/*.jpg'.")
+_POST = flags.DEFINE_bool("post", False, "predict: post-process, as config.post and config.crf of the workdir say (views, then the dense CRF).")
 _OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks.")
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
 
     try:
         if _MODE.value == "predict":
-            count = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value)
+            count = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value)
             console.print(f"{count} masks in {_OUTPUT.value}")
             return
         platform.set_compilation_cache(_CONFIG.value.compilation_cache)

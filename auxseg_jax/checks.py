@@ -10,7 +10,7 @@ from auxseg_jax import predict, sharding
 from auxseg_jax.data import dataset, loader, transforms
 from auxseg_jax.models.affinity import TaskAffinity
 from auxseg_jax.models.auxsegnet import BACKBONES, AuxSegNet
-from auxseg_jax.pseudo import cam, fuse, random_walk, update
+from auxseg_jax.pseudo import cam, crf, fuse, random_walk, update
 from auxseg_jax.training import loop, losses, optimizer
 
 _POSITIVE = (
@@ -23,7 +23,8 @@ _FRACTIONS = (
     *("walk.restart", "label_update.classifier_weight", "label_update.saliency_weight", "label_update.veto", "optimizer.momentum"),
     *("fuse.cam_threshold", "fuse.spill_threshold", "fuse.saliency_threshold", "augment.flip_probability", "augment.jitter", "model.dropout"),
 )
-_SCALES = ("cam.scales", "label_update.scales", "predict.scales")
+_SCALES = ("cam.scales", "label_update.scales", "predict.scales", "post.scales")
+_CRFS = ("saliency", "segmentation")
 SCALE_PER = ("photo", "batch")
 SUPERVISION = ("image_labels", "masks")
 
@@ -59,7 +60,9 @@ def _known(builder: str) -> dict[str, set[str]]:
         "cam": _keywords(cam.multi_scale, "grid"),
         "fuse": _keywords(fuse.fuse),
         "walk": _keywords(random_walk.random_walk),
-        "label_update": _keywords(update.updated_labels, "network", "grid", "walk", "fusion"),
+        "label_update": _keywords(update.updated_labels, "network", "grid", "walk", "fusion", "crf"),
+        "crf": {"filter", *_CRFS},
+        "post": _keywords(predict.segment),
         "predict": _keywords(predict.segment),
         "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "sizes"),
     }
@@ -80,6 +83,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     if backbone.pop("name", None) in BACKBONES:
         module = _fields(BACKBONES[config.model.backbone.name])
         faults += [f"model.backbone.{name}: there is no such field; there are {', '.join(sorted(module))}" for name in sorted(set(backbone) - module)]
+    fields = _keywords(crf.mean_field, "filter")
+    for section in (f"crf.{use}" for use in _CRFS if use in config.get("crf", {})):
+        found = set(config.crf[section.partition(".")[2]])
+        faults += [f"{section}.{name}: there is no such field; there are {', '.join(sorted(fields))}" for name in sorted(found - fields)]
+        faults += [f"{section}.{name}: missing" for name in sorted(fields - found)]
     if not faults:
         values = {f"{section}.{field}": value for section in known for field, value in config[section].items()}
         faults += [f"{name}={values[name]}: must be above 0" for name in _POSITIVE if not values[name] > 0]
@@ -87,6 +95,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         faults += [f"{name}={values[name]}: must be between 0 and 1" for name in _FRACTIONS if not 0 <= values[name] <= 1]
         faults += [f"{name}={values[name]}: needs factors above 0" for name in _SCALES if not values[name] or min(values[name]) <= 0]
         faults += [f"loss.{name}={value}: must not be below 0" for name, value in config.loss.items() if not value >= 0]
+        crfs = {f"crf.{use}.{name}": value for use in _CRFS for name, value in config.crf[use].items()}
+        faults += [f"{name}={value}: must be above 0" for name, value in crfs.items() if name.endswith(("_sxy", "_srgb")) and not value > 0]
+        faults += [f"{name}={value}: must not be below 0" for name, value in crfs.items() if not value >= 0]
+        if config.crf.filter not in crf.FILTERS:
+            faults.append(f"crf.filter={config.crf.filter!r} is not one of {', '.join(crf.FILTERS)}")
         if config.seed < 0:
             faults.append(f"seed={config.seed}: must not be below 0")
         if len(config.augment.scale) != 2 or not 0 < config.augment.scale[0] <= config.augment.scale[1]:

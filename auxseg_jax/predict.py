@@ -1,6 +1,7 @@
 """Segmentation and classification of whole photos, over a split or a folder."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ from auxseg_jax import files, passes
 from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.grid import Grid
-from auxseg_jax.models.auxsegnet import final
+from auxseg_jax.models.auxsegnet import colours, final
 from auxseg_jax.models.layers import resize_bilinear, views
+from auxseg_jax.pseudo import crf as crf_lib
 
 
 def probabilities(
@@ -43,18 +45,23 @@ def segment(
     output: epath.PathLike,
     mesh: Mesh,
     saliency: bool = False,
+    crf: Mapping[str, Any] | None = None,
     *,
     scales: Sequence[float],
     flip: bool,
 ) -> None:
     """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`.
 
-    With `saliency` also <output>/saliency/<id>.png, grey, of a network that has that task.
+    With `saliency` also <output>/saliency/<id>.png, grey, of a network that has that task. `crf` are options of
+    `crf.segmentation`; without, or with 0 iterations, the probabilities stay as they are.
     """
     output = epath.Path(output)
 
     def predict(params: dict, batch: dict) -> dict[str, jax.Array]:
         scores = probabilities(network, params, batch["image"], batch["inside"], reader.grid, scales=scales, flip=flip)
+        if crf and crf["iterations"]:
+            sharpen = functools.partial(crf_lib.segmentation, **crf)
+            scores["seg"] = jax.vmap(sharpen)(colours(network, batch["image"]), scores["seg"], batch["inside"])
         maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
         if saliency and "sal" in scores:
             maps["saliency"] = jnp.round(255 * scores["sal"][..., 0]).astype(jnp.uint8)

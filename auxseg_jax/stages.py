@@ -9,6 +9,7 @@ and inside it at the last checkpoint. Workdir:
     cam/pseudo/{cam_class,cam_score}/<id>.png          the CAMs they were made from: largest class, its score
     stage_00/{checkpoints,params,DONE.json}            training on the labels of the phase before
     stage_00/val/<id>.png, val/saliency/<id>.png       segmentation and saliency of the validation split
+    stage_00/post/<id>.png                             segmentation of the validation split, post-processed
     stage_00/pseudo/{segmentation,saliency}/<id>.png   updated labels, of stage 1
     results.json
 """
@@ -105,8 +106,10 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     return outcome
 
 
-def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike) -> int:
+def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike, post: bool = False) -> int:
     """Segments the photos that `pattern` names with the last trained stage of `workdir`; returns how many.
+
+    With `post` the predictions are post-processed: views of config.post, then the dense CRF.
 
     Writes <output>/<name>.png, indexed with the VOC palette, in the photo's own size.
 
@@ -132,13 +135,19 @@ def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
     photos = predict.PhotoFiles(paths)
     reader = make_reader(config, photos, photos.sizes)
-    predict.segment(f"segmentation by {stages[-1].name}", network, params, reader, output, mesh, **config.predict)
+    options = postprocessing(config) if post else dict(config.predict)
+    predict.segment(f"segmentation by {stages[-1].name}", network, params, reader, output, mesh, **options)
     return len(paths)
 
 
 def build_network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:
     """The network that a config describes."""
     return auxsegnet.build(num_classes=num_classes, model=config.model, affinity=config.affinity, tasks=config.tasks)
+
+
+def postprocessing(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Options of `predict.segment`: the views and the CRF of post-processing."""
+    return dict(config.post) | {"crf": {"filter": config.crf.filter, **config.crf.segmentation}}
 
 
 def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigDict) -> dict:
@@ -251,7 +260,9 @@ def _phases(this: Run) -> dict[str, Any]:
         phase(f"{name}/val", functools.partial(_predict_val, this, name=name))
         if evaluate[data.val_split]:
             scores = phase(f"{name}/score", lambda _, name=name: score.score_predictions(workdir / name / "val", data, data.val_split))
-            outcome["stages"].append({"stage": index} | scores)
+            phase(f"{name}/post", functools.partial(_postprocess_val, this, name=name))
+            post = phase(f"{name}/post_score", lambda _, name=name: score.score_predictions(workdir / name / "post", data, data.val_split))
+            outcome["stages"].append({"stage": index} | scores | {"val_miou_post": post["val_miou"]})
         if weak:
             phase(f"{name}/pseudo", functools.partial(_update_labels, this, name=name))
             labels = workdir / name / "pseudo"
@@ -322,7 +333,8 @@ def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
 def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
     config = this.config
     reader = this.reader(this.data.train_split)
-    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), **config.label_update)
+    crf = {"filter": config.crf.filter, **config.crf.saliency}
+    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf, **config.label_update)
     labels_of = functools.partial(update.updated_labels, network=this.network, grid=reader.grid, **options)
     params = {"stage": this.stage_params(name), "classifier": this.classifier_params()}
     update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.mesh)
@@ -333,4 +345,11 @@ def _predict_val(this: Run, directory: epath.Path, *, name: str) -> dict[str, An
     split = this.data.val_split
     title = f"{name} segmentation of {split}"
     predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, True, **this.config.predict)
+    return {}
+
+
+def _postprocess_val(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
+    split = this.data.val_split
+    title = f"{name} post-processing of {split}"
+    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, **postprocessing(this.config))
     return {}

@@ -95,6 +95,12 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "saliency_weight": 0.0,
         "veto": 0.0,
     }
+    config.crf = {
+        "filter": "auto",
+        "saliency": _crf(0, gaussian=(3.0, 3.0), bilateral=(60.0, 5.0, 5.0)),
+        "segmentation": _crf(10, gaussian=(4.0, 3.0), bilateral=(83.0, 5.0, 3.0)),
+    }
+    config.post = {"scales": (0.5, 1.0, 1.5), "flip": True}
     config.predict = {"scales": (1.0,), "flip": False}
     config.eval = {"batch_size": 8, "max_buckets": 4}
     if preset != "plus":
@@ -102,6 +108,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         config.fuse.update({"spill_threshold": config.fuse.cam_threshold, "empty_is_background": False})
         config.walk.update({"normalize": False, "restart": 0.0})
         config.label_update.update({"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5})
+        config.crf.saliency.iterations = 1
     if preset == "paper":
         config.model.head_conv = False
         config.augment.scale = (1.0, 1.0)
@@ -111,3 +118,9 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         config.classifier.update({"batch_size": 4, "lr": 7e-4})
         config.stages.update({"count": 4, "epochs": 15, "batch_size": 4, "lr": 7e-4})
     return config
+
+
+def _crf(iterations: int, gaussian: tuple[float, float], bilateral: tuple[float, float, float]) -> dict[str, float]:
+    """Fields of a CRF: (sxy, weight) of the Gaussian, (sxy, srgb, weight) of the bilateral kernel."""
+    names = ("gaussian_sxy", "gaussian_weight", "bilateral_sxy", "bilateral_srgb", "bilateral_weight")
+    return {"iterations": iterations} | dict(zip(names, (*gaussian, *bilateral), strict=True))

@@ -19,7 +19,7 @@ ALLOWED = {
     "passes": LEAVES | {"data", "training"},
     "pseudo": LEAVES | {"models", "data", "passes"},
     "evaluation": LEAVES | {"data"},
-    "predict": LEAVES | {"models", "data", "passes"},
+    "predict": LEAVES | {"models", "data", "passes", "pseudo"},
     "report": {"data"},
     "profile": LEAVES | {"checks", "stages", "data", "models", "training"},
     "checks": {"sharding", "data", "models", "training", "pseudo", "predict"},

@@ -25,7 +25,7 @@ from auxseg_jax.data import transforms
 from auxseg_jax.models import pretrained, resnet38, torch_names
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import cam as cam_lib
-from auxseg_jax.pseudo import fuse, random_walk
+from auxseg_jax.pseudo import crf, fuse, random_walk
 from auxseg_jax.training import losses, optimizer
 from configs import common
 
@@ -279,7 +279,11 @@ def test_label_update(case, compare):
     compare("update ref_sal_up", saliency, nhwc(recorded["ref_sal_up"]), atol=2e-5)
     fused = (saliency[..., 0] + recorded["sal_init_u8"] / np.float32(255)) / 2
     compare("update fused_sal", fused, recorded["fused_sal"], atol=2e-5)
-    labels = fuse.fuse(large, recorded["crf_sal"].reshape(fused.shape), recorded["label"], **FUSION)
+    sharpen = platform.jit(jax.vmap(functools.partial(crf.saliency, filter="lattice", **common.get_config("official").crf.saliency)))
+    sharpened, wanted = sharpen(forward["image_u8"].astype(np.float32), fused, np.ones(fused.shape, bool)), recorded["crf_sal"].reshape(fused.shape)
+    compare("update crf_sal", sharpened, wanted, atol=5e-3)  # a pixel in another simplex
+    assert (np.abs(sharpened - wanted) <= 1e-5).mean() >= 0.999
+    labels = fuse.fuse(large, sharpened, recorded["label"], **FUSION)
     assert np.mean(labels == recorded["pgt"]) >= 0.999
     exact = fuse.fuse(nhwc(recorded["refined_cam_up"]), recorded["crf_sal"].reshape(fused.shape), recorded["label"], **FUSION)
     np.testing.assert_array_equal(exact, recorded["pgt"])

@@ -1,5 +1,7 @@
 """Random walk, fusion rule, CAMs and the update, against plain numpy."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -97,6 +99,8 @@ def test_veto(rng):
 class Outputs:
     """Stands in for a network: the same outputs for every photo; its parameters are its CAM."""
 
+    backbone: ClassVar = {"name": "tiny"}
+
     def __init__(self, **outputs):
         self.outputs = outputs
 
@@ -119,7 +123,8 @@ def updated(**changes):
     salient = np.array([[[[0.9], [0.9]], [[0.9], [0.02]]]])
     segmentation = np.array([[[[-9.0, 9.0], [9.0, -9.0]], [[0.0, 0.0], [0.0, 0.0]]]], np.float32)
     network = Outputs(affinity=walk, sal={"initial": logit(salient)}, seg={"initial": segmentation})
-    options = {"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0} | changes
+    options = {"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0}
+    options |= {"crf": {"iterations": 0}} | changes
     fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill_threshold": 0.7, "empty_is_background": False}
     batch = {
         "image": np.zeros((1, 2, 2, 3), np.float32),
@@ -137,6 +142,19 @@ def test_the_update_follows_the_papers_rule():
     labels, saliency = updated()
     assert labels == [[255, 255], [0, 0]]
     assert saliency == [[230, 230], [115, 3]]
+
+
+def test_the_update_sharpens_the_mixed_saliency_by_the_photo(monkeypatch):
+    given = {}
+
+    def sharpen(image, probability, inside, **options):
+        given.update(options)
+        return 1 - probability + 0 * image[..., 0] * inside
+
+    monkeypatch.setattr(update.crf_lib, "saliency", sharpen)
+    labels, saliency = updated(crf={"iterations": 1, "filter": "lattice"})
+    assert saliency == [[26, 26], [140, 252]] and labels == [[0, 0], [255, 255]]
+    assert given == {"iterations": 1, "filter": "lattice"}
 
 
 def test_the_update_renormalises_weighs_mixes_and_vetoes():

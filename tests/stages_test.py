@@ -19,6 +19,7 @@ from PIL import Image
 from auxseg_jax import checks, files, profile, stages
 from auxseg_jax.data import dataset, shapes
 from auxseg_jax.evaluation import metrics
+from auxseg_jax.pseudo import crf
 from auxseg_jax.training import optimizer
 from configs import tiny
 
@@ -63,7 +64,7 @@ def test_results_keep_their_form(finished):
     assert [entry["stage"] for entry in results["pseudo"]] == ["initial", 0, 1]
     assert set(results["pseudo"][0]) == {"stage", "miou", "miou_255_as_miss", "precision", "recall", "saliency_mae", "saliency_max_f"}
     assert [entry["stage"] for entry in results["stages"]] == [0, 1]
-    assert set(results["stages"][0]) == {"stage", "val_miou", "per_class", "saliency_mae", "saliency_max_f"}
+    assert set(results["stages"][0]) == {"stage", "val_miou", "val_miou_post", "per_class", "saliency_mae", "saliency_max_f"}
     assert set(results["stages"][0]["per_class"]) == set(shapes.CLASSES)
     assert results["final"] == results["stages"][-1]
     assert 0 <= results["classifier"]["map"] <= 100
@@ -169,12 +170,29 @@ def test_predict(finished, tmp_path, rng):
     photos.mkdir()
     for name, size in (("a", (40, 33)), ("b", (25, 60))):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / f"{name}.jpg")
-    process = launch("--mode=predict", f"--workdir={workdir}", f"--input={photos}/*.jpg", f"--output={tmp_path / 'masks'}")
+    process = launch("--mode=predict", "--post", f"--workdir={workdir}", f"--input={photos}/*.jpg", f"--output={tmp_path / 'masks'}")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0 and "2 masks in" in output, output
     for name, size in (("a", (40, 33)), ("b", (25, 60))):
         with Image.open(tmp_path / "masks" / f"{name}.png") as mask:
             assert mask.mode == "P" and mask.size == size[::-1]
+
+
+def test_post_processing_gives_the_crf_the_photos_colours(finished, tmp_path, rng, monkeypatch):
+    workdir, _, config = finished
+    photo = rng.integers(0, 256, (32, 40, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    given = {}
+
+    def red(image, probabilities, inside, **options):
+        given.update(options, probabilities=probabilities.shape, inside=inside.shape)
+        return jax.nn.one_hot((image[..., 0] == 200).astype(int), probabilities.shape[-1])
+
+    monkeypatch.setattr(crf, "segmentation", red)
+    stages.predict_photos(workdir, str(tmp_path / "a.png"), tmp_path / "masks", post=True)
+    np.testing.assert_array_equal(files.read_plane(tmp_path / "masks/a.png"), photo[..., 0] == 200)
+    assert given.pop("probabilities")[-1] == len(shapes.CLASSES) and len(given.pop("inside")) == 2
+    assert given == {"filter": config.crf.filter, **config.crf.segmentation}
 
 
 def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
@@ -231,6 +249,7 @@ def test_profile(tmp_path):
 @pytest.mark.slow
 def test_the_loop_runs_with_every_kind_of_affinity_from_one_classifier(finished, tmp_path, changes):
     config = tiny_config(finished[0].parent, stages__count=1, stages__epochs=1, **changes)
+    config.crf.saliency.iterations = config.crf.segmentation.iterations = 0  # does not see the network
     for phase in ("classifier", "cam"):
         shutil.copytree(finished[0] / phase, tmp_path / "run" / phase)
     results = stages.run(config, tmp_path / "run")
@@ -307,7 +326,7 @@ def test_every_config_starts(name, tmp_path):
     config.data = {"builder": "shapes", "train_split": "train", "val_split": "val", "cache_dir": str(tmp_path / "data")}
     config.data.update({"seed": 0, "sizes": ((48, 64),), "train_photos": 8, "val_photos": 8})
     config.augment.crop = 48
-    config.cam.scales = config.label_update.scales = (1.0,)  # every view is compiled
+    config.cam.scales = config.label_update.scales = config.post.scales = (1.0,)  # every view is compiled
     for section in (config.classifier, config.stages, config.eval):
         section.batch_size = 8
     config.classifier.epochs = config.stages.epochs = config.stages.count = 1
@@ -326,6 +345,10 @@ def test_every_config_starts(name, tmp_path):
         ("model.dilations", (1, 0, 3), "model.dilations=.*: must be at least 1"),
         ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
         ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
+        ("crf.filter", "box", "crf.filter='box' is not one of auto, lattice, exact"),
+        ("crf.saliency.bilateral_srgb", 0.0, "crf.saliency.bilateral_srgb=0.0: must be above 0"),
+        ("crf.segmentation.iterations", -1, "crf.segmentation.iterations=-1: must not be below 0"),
+        ("crf.segmentation.colour", 1.0, "crf.segmentation.colour: there is no such field; there are bilateral_srgb,"),
         ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),
         ("walk.steps", -1, "walk.steps=-1: must not be below 0"),
         ("optimizer.frozen", ("nope",), "the pattern 'nope' matches no parameter"),

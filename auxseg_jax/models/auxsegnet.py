@@ -186,6 +186,12 @@ def normalisation(model: Any) -> dict[str, tuple[float, ...]]:
     return _NORMALISATION[model["backbone"]["name"]]
 
 
+def colours(network: AuxSegNet, image: jax.Array) -> jax.Array:
+    """RGB in 0..255 of photos that were normalised for `network`."""
+    spec = _NORMALISATION[network.backbone["name"]]
+    return jnp.round(image * jnp.asarray(spec["std"]) + jnp.asarray(spec["mean"]))
+
+
 def grid(model: Any, crop: int) -> Grid:
     """The sizes of whole photos that suit a network trained on crops of `crop` pixels."""
     stride = model["backbone"].get("output_stride", 8)  # of ResNet38, which has no choice

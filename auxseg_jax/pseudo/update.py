@@ -4,6 +4,7 @@ Both write <output>/segmentation/<id>.png (indexed, 255 ignore) and <output>/sal
 ones also <output>/cam_class/<id>.png (the class whose CAM is largest, indexed) and <output>/cam_score/<id>.png (that CAM, grey).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from jax.sharding import Mesh
 from auxseg_jax import files, passes
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.grid import Grid
-from auxseg_jax.models.auxsegnet import final
+from auxseg_jax.models.auxsegnet import colours, final
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
 from auxseg_jax.pseudo import cam as cam_lib
+from auxseg_jax.pseudo import crf as crf_lib
 from auxseg_jax.pseudo.fuse import fuse
 from auxseg_jax.pseudo.random_walk import random_walk
 
@@ -50,6 +52,7 @@ def updated_labels(
     grid: Grid,
     walk: Any,
     fusion: Any,
+    crf: Any,
     scales: Sequence[float],
     flip: bool,
     classifier_weight: float,
@@ -59,8 +62,8 @@ def updated_labels(
 ) -> dict[str, jax.Array]:
     """Labels of a batch of whole photos by the network of a stage.
 
-    CAM <- random walk of the CAM on the (cross-task) pairwise affinity; S <- w sigmoid(P_sal) + (1 - w) S0 with the
-    off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S is S0.
+    CAM <- random walk of the CAM on the (cross-task) pairwise affinity; S <- CRF(w sigmoid(P_sal) + (1 - w) S0)
+    with the off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S is S0.
 
     Args:
       params: {"stage": of the stage, "classifier": of the classifier phase}, both of `network`.
@@ -69,6 +72,7 @@ def updated_labels(
       grid: sizes of the views.
       walk: options of `random_walk`.
       fusion: options of `fuse`.
+      crf: options of `crf.saliency`; with 0 iterations S is not sharpened.
       scales, flip: views of the CAM.
       classifier_weight: share of the first classifier's CAM in the one that walks; the rest is the stage's, 0 in the paper.
         A stage's classifier has seen each photo's label so often that its CAMs follow the labels' mistakes.
@@ -94,6 +98,9 @@ def updated_labels(
     if "sal" in outputs:
         predicted = resize_bilinear(jax.nn.sigmoid(final(outputs["sal"])), size)[..., 0]
         saliency = saliency_weight * predicted + (1 - saliency_weight) * saliency
+    if crf["iterations"]:
+        photo = colours(network, batch["image"])
+        saliency = jax.vmap(functools.partial(crf_lib.saliency, **crf))(photo, saliency, batch["inside"])
     labels = fuse(resize_bilinear(maps, size), saliency, batch["labels"], **fusion)
     if veto:
         possible = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=1)[:, None, None, :] > 0

@@ -14,6 +14,7 @@ def show(results: dict[str, Any], console: rich.console.Console) -> None:
     for heading in (
         "val mAP",
         "val mIoU",
+        "val mIoU\npost",
         "pseudo\nmIoU a",
         "pseudo\nmIoU b",
         "precision",
@@ -23,10 +24,10 @@ def show(results: dict[str, Any], console: rich.console.Console) -> None:
     ):
         table.add_column(heading, justify="right")
     pseudo = {entry["stage"]: entry for entry in results["pseudo"]}
-    table.add_row("classifier + CAM", _figure(results["classifier"], "map"), "", *_pseudo_cells(pseudo.get("initial", {})))
+    table.add_row("classifier + CAM", _figure(results["classifier"], "map"), "", "", *_pseudo_cells(pseudo.get("initial", {})))
     for entry in results["stages"] or [{"stage": k} for k in pseudo if k != "initial"]:
         labels = {key: value for key, value in pseudo.get(entry["stage"], {}).items() if not key.startswith("saliency")}
-        table.add_row(f"stage {entry['stage']}", "", _figure(entry, "val_miou"), *_pseudo_cells(labels | entry))
+        table.add_row(f"stage {entry['stage']}", "", _figure(entry, "val_miou"), _figure(entry, "val_miou_post"), *_pseudo_cells(labels | entry))
     console.print(table)
     if pseudo:
         console.print("Pseudo labels of the training split: a leaves out pixels labelled 255, b counts them as missed, as do precision and recall.")
