@@ -15,8 +15,17 @@ from auxseg_jax.training import loop, losses, optimizer
 
 _POSITIVE = (
     *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "lr")),
-    *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "eval.batch_size", "eval.max_buckets", "loader.threads"),
-    *("model.channels", "optimizer.head_multiplier"),
+    *(
+        "stages.count",
+        "augment.crop",
+        "log.log_every",
+        "log.checkpoint_every",
+        "eval.batch_size",
+        "eval.megapixels",
+        "eval.max_buckets",
+        "loader.threads",
+    ),
+    *("affinity.block_mib", "model.channels", "optimizer.head_multiplier"),
 )
 _NOT_NEGATIVE = ("walk.steps", "walk.beta", "optimizer.warmup", "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.power")
 _FRACTIONS = (
@@ -64,7 +73,7 @@ def _known(builder: str) -> dict[str, set[str]]:
         "crf": {"filter", *_CRFS},
         "post": _keywords(predict.segment),
         "predict": _keywords(predict.segment),
-        "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "sizes"),
+        "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "devices", "sizes"),
     }
 
 

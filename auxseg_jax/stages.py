@@ -79,7 +79,7 @@ class Run:
 
     def reader(self, split: str) -> loader.PhotoReader:
         """Whole photos of a split."""
-        return make_reader(self.config, self.data.photos(split))
+        return make_reader(self.config, self.data.photos(split), self.mesh)
 
 
 def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike
     network = build_network(config, len(classes) - 1)
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
     photos = predict.PhotoFiles(paths)
-    reader = make_reader(config, photos, photos.sizes)
+    reader = make_reader(config, photos, mesh, photos.sizes)
     options = postprocessing(config) if post else dict(config.predict)
     predict.segment(f"segmentation by {stages[-1].name}", network, params, reader, output, mesh, **options)
     return len(paths)
@@ -167,10 +167,10 @@ def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
     return pretrained.load(params, config.model.backbone.name, path) if path or config.pretrained.imagenet else params
 
 
-def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]] | None = None) -> loader.PhotoReader:
-    """Whole photos of a source, batched as `config.eval` says."""
+def make_reader(config: ml_collections.ConfigDict, source: Any, mesh: Mesh, sizes: list[tuple[int, int]] | None = None) -> loader.PhotoReader:
+    """Whole photos of a source, batched as `config.eval` says, for the devices of `mesh`."""
     options = dict(config.eval) | dict(config.loader) | auxsegnet.normalisation(config.model)
-    return loader.PhotoReader(source, grid=auxsegnet.grid(config.model, config.augment.crop), sizes=sizes, **options)
+    return loader.PhotoReader(source, grid=auxsegnet.grid(config.model, config.augment.crop), devices=mesh.size, sizes=sizes, **options)
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:

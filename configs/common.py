@@ -66,6 +66,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "whiten": False,
         "scale": False,
         "normalize_rows": False,
+        "block_mib": 512.0,
     }
     config.tasks = {"cls": True, "sal": True}
 
@@ -102,7 +103,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     }
     config.post = {"scales": (0.5, 1.0, 1.5), "flip": True}
     config.predict = {"scales": (1.0,), "flip": False}
-    config.eval = {"batch_size": 8, "max_buckets": 4}
+    config.eval = {"batch_size": 8, "megapixels": 4.0, "max_buckets": 4}
     if preset != "plus":
         config.affinity.unary = False
         config.fuse.update({"spill_threshold": config.fuse.cam_threshold, "empty_is_background": False})

@@ -65,7 +65,8 @@ def test_task_affinity(rng, pairwise, unary, whiten, scale, inside_given):
     found = module.apply({"params": params}, features, inside)
     expected = twin(params, features, **switches, inside=inside)
     np.testing.assert_allclose(found[0], expected[0], **TOLERANCE)
-    for mine, theirs, switch in zip(found[1:], expected[1:], (pairwise, unary), strict=True):
+    matrix = found[1] and found[1].whole
+    for mine, theirs, switch in zip((matrix, found[2]), expected[1:], (pairwise, unary), strict=True):
         assert (mine is not None) == switch
         if switch:
             np.testing.assert_allclose(mine, theirs, **TOLERANCE)
@@ -82,9 +83,10 @@ def test_no_affinity_leaves_the_features_alone(rng):
 def test_cross_task_fusion(rng):
     maps = [softmax(rng.normal(size=(1, 9, 8))).astype(np.float32) for _ in range(2)]
     module = affinity.CrossTaskFusion()
-    params = randomised(module.init(jax.random.key(0), maps)["params"], rng)
+    params = randomised(module.init(jax.random.key(0))["params"], rng)
     params["conv_3x3"]["kernel"] *= 10  # the maps are small: make the gate depend on them
-    found = module.apply({"params": params}, maps)
+    weights = module.apply({"params": params})
+    found = affinity.fuse(maps, weights)
     k3, k1, bias = (np.asarray(params[a][b], np.float64) for a, b in (("conv_3x3", "kernel"), ("conv_1x1", "kernel"), ("conv_1x1", "bias")))
     stacked = np.stack([m[0] for m in maps], -1)
     padded = np.pad(stacked, ((1, 1), (1, 1), (0, 0)))
@@ -96,6 +98,33 @@ def test_cross_task_fusion(rng):
             expected[i, j] = gate @ stacked[i, j]
     assert np.ptp(expected.sum(1)) > 1e-3  # rows no longer sum to one value
     np.testing.assert_allclose(found[0], expected, **TOLERANCE)
+    with_halo = affinity.fuse([np.pad(m, ((0, 0), (1, 1), (0, 0))) for m in maps], weights, halo=True)
+    np.testing.assert_allclose(with_halo[0], expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("block", [1, 4, 34, 35])
+@pytest.mark.parametrize(("fused", "normalized"), [(True, False), (True, True), (False, False)])
+def test_blocks_of_rows_are_the_whole(rng, block, fused, normalized):
+    """Values and gradients."""
+    positions = HEIGHT * WIDTH
+    inside = np.ones((2, 1, positions), bool)
+    inside[1, :, 29:] = False
+    sides = rng.normal(size=(2 if fused else 1, 2, 2, positions, CHANNELS)).astype(np.float32)
+    weights = affinity.FusionWeights(*(rng.normal(0, 5, shape).astype(np.float32) for shape in ((3, 3, 2, 2), (2, 2), (2,))))
+    state = rng.random((2, positions, 3)).astype(np.float32)
+
+    def moved(sides, weights, block):
+        wholes = [None if block else affinity._attend(query, key, inside) for query, key in sides]
+        tasks = [affinity.Pairwise((q,), (k,), inside, None, w, block or positions) for (q, k), w in zip(sides, wholes, strict=True)]
+        together = affinity.fuse_pairwise(tasks, weights).replace(block=block or positions) if fused else tasks[0]
+        together = together.normalize_rows() if normalized else together
+        assert (together.whole is None) == bool(block)
+        result = together.map_rows(lambda rows: rows @ state)
+        return (result**2).sum(), result
+
+    found, wanted = (jax.jit(jax.value_and_grad(moved, (0, 1), has_aux=True), static_argnums=2)(sides, weights, b) for b in (block, None))
+    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("pairwise", "unary"), [(True, True), (True, False), (False, True)])
@@ -104,15 +133,17 @@ def test_refine(rng, pairwise, unary):
     positions = HEIGHT * WIDTH
     matrix = rng.random((2, positions, positions)).astype(np.float32) if pairwise else None
     attention = rng.random((2, positions)).astype(np.float32) if unary else None
-    found = affinity.refine(prediction, matrix, attention, 0.7)
+    given = None if matrix is None else affinity.Pairwise.of(matrix)
+    found = affinity.refine([prediction[..., :2], prediction[..., 2:]], given, attention, [0.7, 0.2])
+    assert [p.shape[-1] for p in found] == [2, 1]
     for b in range(2):
         flat = prediction[b].reshape(positions, 3).astype(np.float64)
         expected = matrix[b] @ flat if pairwise else flat.copy()
         if unary:
-            expected += 0.7 * np.sum([attention[b, j] * flat[j] for j in range(positions)], 0)
-        np.testing.assert_allclose(found[b].reshape(positions, 3), expected, rtol=2e-5, atol=2e-5)
+            expected += np.array([0.7, 0.7, 0.2]) * np.sum([attention[b, j] * flat[j] for j in range(positions)], 0)
+        np.testing.assert_allclose(np.concatenate(found, -1)[b].reshape(positions, 3), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_normalize_rows(rng):
-    matrix = rng.random((2, 6, 6)).astype(np.float32)
-    np.testing.assert_allclose(affinity.normalize_rows(matrix).sum(-1), 1, rtol=1e-6)
+    matrix = affinity.Pairwise.of(jnp.asarray(rng.random((2, 6, 6)), jnp.float32))
+    np.testing.assert_allclose(matrix.normalize_rows().whole.sum(-1), 1, rtol=1e-6)

@@ -7,8 +7,10 @@ import pytest
 
 from auxseg_jax import trees
 from auxseg_jax.models import auxsegnet, efficientnet_lite, pretrained
+from auxseg_jax.pseudo import random_walk
 
 AFFINITY = {"pairwise": True, "unary": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
+
 MODEL = {"backbone": {"name": "tiny", "output_stride": 8, "width": 16}, "channels": 8, "dilations": (1, 2, 3), "head_conv": True, "dropout": 0.5}
 
 
@@ -32,7 +34,7 @@ def test_shapes_of_everything(image):
     assert out["cls_logits"].shape == (2, 3) and out["cam"].shape == (*grid, 3)
     assert {k: v.shape for k, v in out["seg"].items()} == {"initial": (*grid, 4), "refined": (*grid, 4)}
     assert {k: v.shape for k, v in out["sal"].items()} == {"initial": (*grid, 1), "refined": (*grid, 1)}
-    assert out["affinity"].shape == (2, 12, 12) and out["unary"].shape == (2, 12)
+    assert out["affinity"].whole.shape == (2, 12, 12) and out["unary"].shape == (2, 12)
     assert params["seg_gamma"] == 0 and params["sal_gamma"] == 0
     np.testing.assert_allclose(out["cls_logits"], out["cam"].mean((1, 2)), rtol=1e-5, atol=1e-5)
 
@@ -81,12 +83,24 @@ def test_it_starts_as_auxsegnet(image):
     """With gamma 0 the refined prediction is the pairwise one alone."""
     _, out = outputs_of(network(), image)
     flat = np.asarray(out["seg"]["initial"]).reshape(2, 12, 4)
-    np.testing.assert_allclose(np.asarray(out["affinity"]) @ flat, np.asarray(out["seg"]["refined"]).reshape(2, 12, 4), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(out["affinity"].whole) @ flat, np.asarray(out["seg"]["refined"]).reshape(2, 12, 4), rtol=1e-5, atol=1e-5)
 
 
 def test_normalized_rows(image):
     _, out = outputs_of(network({"normalize_rows": True}), image)
-    np.testing.assert_allclose(out["affinity"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_allclose(out["affinity"].whole.sum(-1), 1, rtol=1e-5)
+
+
+def test_blocks_of_the_affinity_change_nothing(image):
+    params, whole = outputs_of(network(), image)
+    _, blocks = outputs_of(network({"block_mib": 4 * 2 * 12 * 5 / 2**20}), image, params)  # 5 rows of 12 positions of 2 photos
+    assert blocks["affinity"].whole is None and blocks["affinity"].block == 1
+    for task in ("seg", "sal"):
+        for kind in ("initial", "refined"):
+            np.testing.assert_allclose(blocks[task][kind], whole[task][kind], rtol=1e-5, atol=1e-5)
+    walk = {"beta": 2.0, "steps": 3, "normalize": True, "restart": 0.2}
+    walked = [random_walk.random_walk(jax.nn.relu(whole["cam"]), out["affinity"], **walk) for out in (whole, blocks)]
+    np.testing.assert_allclose(*walked, rtol=1e-5, atol=1e-5)
 
 
 def test_cams_are_before_dropout_and_dropout_takes_whole_channels(image):
@@ -104,8 +118,8 @@ def test_positions_outside_the_photo_are_no_keys(image):
     _, out = outputs_of(network({"cross_task": False}), image, inside=inside)
     grid = np.zeros((3, 4), bool)
     grid[:2] = True  # the third row of cells begins at pixel floor(2 * 23 / 3) = 15
-    np.testing.assert_array_equal(np.asarray(out["affinity"])[:, :, ~grid.reshape(-1)], 0)
-    np.testing.assert_allclose(out["affinity"].sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(out["affinity"].whole)[:, :, ~grid.reshape(-1)], 0)
+    np.testing.assert_allclose(out["affinity"].whole.sum(-1), 1, rtol=1e-5)
     np.testing.assert_array_equal(np.asarray(out["unary"])[:, ~grid.reshape(-1)], 0)
 
 

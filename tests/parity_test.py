@@ -22,7 +22,7 @@ from conftest import recorded_arrays
 
 from auxseg_jax import platform, stages, trees
 from auxseg_jax.data import transforms
-from auxseg_jax.models import pretrained, resnet38, torch_names
+from auxseg_jax.models import affinity, pretrained, resnet38, torch_names
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import cam as cam_lib
 from auxseg_jax.pseudo import crf, fuse, random_walk
@@ -165,26 +165,27 @@ def test_outputs(case, compare):
         "refined_sal": (outputs["sal"]["refined"], 5e-5),
         "init_seg": (outputs["seg"]["initial"], 5e-5),
         "refined_seg": (outputs["seg"]["refined"], 5e-5),
-        "cross_aff": (outputs["affinity"], 2e-5),
+        "cross_aff": (outputs["affinity"].whole, 2e-5),
     }
     for name, (found, tolerance) in pairs.items():
         wanted = case.recorded[name]
         compare(f"{case.name} {name}", found, nhwc(wanted) if wanted.ndim == 4 else wanted, atol=tolerance)
     wanted = case.recorded["cross_aff"]
-    assert np.linalg.norm(outputs["affinity"] - wanted) <= 5e-5 * np.linalg.norm(wanted)
+    assert np.linalg.norm(outputs["affinity"].whole - wanted) <= 5e-5 * np.linalg.norm(wanted)
 
 
 def test_inner_activations(case, compare):
     _, modules = case.ours
     relu = jax.nn.relu
-    taps = {"conv6": modules["backbone"], "cross_att0": modules["cross_pairwise/conv_3x3"]}
-    taps["cross_w"] = jax.nn.softmax(modules["cross_pairwise/conv_1x1"])
+    maps = [modules[f"{task}_affinity"][1].whole for task in ("seg", "sal")]
+    hidden, gate = affinity._gate(jnp.stack(maps, -1), modules["cross_pairwise"], halo=False)
+    taps = {"conv6": modules["backbone"], "cross_att0": hidden, "cross_w": gate}
     for task in ("seg", "sal"):
-        enhanced, affinity, _ = modules[f"{task}_affinity"]
+        enhanced, pairwise, _ = modules[f"{task}_affinity"]
         taps |= {
             f"{task}_conv1_relu": relu(modules[f"{task}_branch/conv_1"]),
             f"{task}_conv2_relu": modules[f"{task}_branch"],
-            f"{task}_aff": affinity,
+            f"{task}_aff": pairwise.whole,
             f"{task}_feats_refined": enhanced,
             f"{task}_conv3_relu": relu(modules[f"{task}_head/conv"]),
         }
@@ -271,7 +272,7 @@ def test_label_update(case, compare):
     size = recorded["pgt"].shape[1:]
     maps = cam_lib.normalize(jnp.asarray(nhwc(forward["cam"])))
     compare("update norm_cam", maps, nhwc(recorded["norm_cam"]), atol=1e-6)
-    walked = random_walk.random_walk(maps, jnp.asarray(forward["cross_aff"]), **common.get_config("official").walk)
+    walked = random_walk.random_walk(maps, affinity.Pairwise.of(jnp.asarray(forward["cross_aff"])), **common.get_config("official").walk)
     compare("update refined_cam_low", walked, nhwc(recorded["refined_cam_low"]), atol=2e-5)
     large = resize_bilinear(walked, size)
     compare("update refined_cam_up", large, nhwc(recorded["refined_cam_up"]), atol=2e-5)

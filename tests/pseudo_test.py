@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from auxseg_jax.grid import Grid
+from auxseg_jax.models.affinity import Pairwise
 from auxseg_jax.pseudo import cam, random_walk, update
 from auxseg_jax.pseudo.fuse import fuse
 
@@ -17,7 +18,7 @@ from auxseg_jax.pseudo.fuse import fuse
 def test_random_walk(rng, beta, steps, normalize, restart):
     maps = rng.random((2, 7, 5, 3)).astype(np.float32)
     matrix = rng.dirichlet(np.ones(35), (2, 35)).astype(np.float32)
-    found = random_walk.random_walk(maps, matrix, beta=beta, steps=steps, normalize=normalize, restart=restart)
+    found = random_walk.random_walk(maps, Pairwise.of(matrix), beta=beta, steps=steps, normalize=normalize, restart=restart)
     for b in range(2):
         walk = matrix[b].astype(np.float64) ** beta
         if normalize:
@@ -30,7 +31,7 @@ def test_random_walk(rng, beta, steps, normalize, restart):
 
 def test_the_papers_walk_is_one_product(rng):
     maps, matrix = rng.random((1, 3, 4, 2)).astype(np.float32), rng.random((1, 12, 12)).astype(np.float32)
-    found = random_walk.random_walk(maps, matrix, beta=1.0, steps=1, normalize=False, restart=0.0)
+    found = random_walk.random_walk(maps, Pairwise.of(matrix), beta=1.0, steps=1, normalize=False, restart=0.0)
     np.testing.assert_array_equal(found.reshape(12, 2), jnp.einsum("bij,bjc->bic", matrix, maps.reshape(1, 12, 2))[0])
 
 
@@ -122,7 +123,7 @@ def updated(**changes):
     }
     salient = np.array([[[[0.9], [0.9]], [[0.9], [0.02]]]])
     segmentation = np.array([[[[-9.0, 9.0], [9.0, -9.0]], [[0.0, 0.0], [0.0, 0.0]]]], np.float32)
-    network = Outputs(affinity=walk, sal={"initial": logit(salient)}, seg={"initial": segmentation})
+    network = Outputs(affinity=Pairwise.of(walk), sal={"initial": logit(salient)}, seg={"initial": segmentation})
     options = {"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0}
     options |= {"crf": {"iterations": 0}} | changes
     fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill_threshold": 0.7, "empty_is_background": False}

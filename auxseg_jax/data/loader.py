@@ -129,7 +129,9 @@ class PhotoReader:
 
     Args:
       source: random access to dicts with id, image and, where there are any, labels and saliency; size, unless `sizes` are given.
-      batch_size: photos a batch; the last one of a bucket is filled up by repeating a photo, with mask False.
+      batch_size: photos a batch, at most; the last one of a bucket is filled up by repeating a photo.
+      megapixels: in a batch, at most: of large photos fewer are taken, but one for each device.
+      devices: over which a batch is split.
       mean, std: of the normalisation.
       grid: sizes that suit the network.
       max_buckets: see `buckets`.
@@ -142,16 +144,18 @@ class PhotoReader:
         source: Any,
         *,
         batch_size: int,
+        megapixels: float,
         max_buckets: int,
         mean: Any,
         std: Any,
         grid: Grid,
         threads: int,
         prefetch: int,
+        devices: int = 1,
         sizes: Sequence | None = None,
     ):
         self.grid = grid
-        self._source, self._batch_size, self._mean, self._std = source, batch_size, mean, std
+        self._source, self._mean, self._std = source, mean, std
         self._threads, self._prefetch = threads, prefetch
         if sizes is None:
             sizes = [tuple(int(n) for n in source[i]["size"]) for i in range(len(source))]
@@ -160,9 +164,11 @@ class PhotoReader:
         members: dict[tuple[int, int], list[int]] = {}
         for index, size in enumerate(self._sizes):
             members.setdefault(bucket_of[size], []).append(index)
-        self._plan = [
-            (bucket, indices[i : i + batch_size]) for bucket, indices in sorted(members.items()) for i in range(0, len(indices), batch_size)
-        ]
+        self._plan = []
+        for bucket, indices in sorted(members.items()):
+            room = int(megapixels * 1e6 / (bucket[0] * bucket[1] * devices)) * devices
+            count = max(min(batch_size, room), devices)
+            self._plan += [(bucket, count, indices[i : i + count]) for i in range(0, len(indices), count)]
 
     @property
     def num_photos(self) -> int:
@@ -173,10 +179,9 @@ class PhotoReader:
         data = grain.MapDataset.source(self._plan).map(self._read)
         return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)))
 
-    def _read(self, planned: tuple[tuple[int, int], list[int]]) -> PhotoBatch:
-        (height, width), indices = planned
+    def _read(self, planned: tuple[tuple[int, int], int, list[int]]) -> PhotoBatch:
+        (height, width), count, indices = planned
         raws = [self._source[i] for i in indices]
-        count = self._batch_size
         arrays = {
             "image": np.zeros((count, height, width, 3), np.float32),
             "inside": np.zeros((count, height, width), bool),

@@ -1,19 +1,102 @@
 """Dual-affinity learning: pairwise and unary affinities of each task, their fusion across tasks, and what they refine.
 
-Letters: B batch, h w feature grid, N = h*w positions (row-major), D task channels, C channels of a prediction.
+Letters: B batch, h w feature grid, N = h*w positions (row-major), D task channels, C channels of a prediction, T tasks.
 Sources: pairwise and cross-task affinity arXiv 2107.11787; dual affinity arXiv 2403.01156 (abstract), filled in after
 DNL (arXiv 2006.06668) where it is silent: the unary attention, its fusion, and the gate gamma.
+
+N grows with the photo and N x N with its square (527 MiB a map at twice the usual size): a `Pairwise` affinity is kept as what
+it is made of, and its rows are made in blocks where they are used, and made again for the gradient. Where all of them fit in one
+block, they are made once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from auxseg_jax.models.layers import uniform_init
 
 _NEVER = -1e9  # logit of a position outside the photo; exp of it is exactly 0 in float32
+
+
+class FusionWeights(flax.struct.PyTreeNode):
+    """Of the gate softmax_t(conv1x1(relu(conv3x3(maps)))): kernels [3, 3, T, T] without bias and [T, T], and the latter's bias [T]."""
+
+    kernel_3x3: jax.Array
+    kernel_1x1: jax.Array
+    bias: jax.Array
+
+
+class Pairwise(flax.struct.PyTreeNode):
+    """A pairwise affinity A [B, N, N]: softmax_j(query_i . key_j) of one task, or those of several tasks, fused.
+
+    Attributes:
+      queries, keys: [B, N, D] of each task.
+      inside: bool [B, 1, N] or None; positions that are False are no keys.
+      fusion: weights of the gate, if there are several tasks.
+      whole: A, made once, if all its rows are one block; else None.
+      block: rows made at a time.
+      normalized: whether rows are scaled to sum to 1; those of a single task do so anyway.
+    """
+
+    queries: tuple[jax.Array, ...]
+    keys: tuple[jax.Array, ...]
+    inside: jax.Array | None
+    fusion: FusionWeights | None
+    whole: jax.Array | None
+    block: int = flax.struct.field(pytree_node=False)
+    normalized: bool = flax.struct.field(pytree_node=False, default=False)
+
+    @classmethod
+    def of(cls, matrix: jax.Array) -> "Pairwise":
+        """The affinity that is given as a whole, [B, N, N]."""
+        return cls((), (), None, None, matrix, matrix.shape[1])
+
+    def map_rows(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """function(rows [B, R, N]) -> [B, R, C], put together to [B, N, C]. It sees each row by itself."""
+        if self.whole is not None:
+            return function(self.whole)
+        positions = self.queries[0].shape[1]
+        blocks = jax.lax.map(jax.checkpoint(lambda first: function(self._rows(first))), jnp.arange(0, positions, self.block))
+        return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])[:, :positions]
+
+    def normalize_rows(self) -> "Pairwise":
+        """The same with rows that sum to 1."""
+        return self.replace(normalized=True, whole=None if self.whole is None else _scaled(self.whole))
+
+    def _rows(self, first: jax.Array) -> jax.Array:
+        """Rows first, ..., first + block - 1; what lies past the last means nothing."""
+        positions = self.queries[0].shape[1]
+        halo = 1 if self.fusion else 0
+        index = first - halo + jnp.arange(self.block + 2 * halo)
+        there = ((index >= 0) & (index < positions))[:, None]  # beyond its edge the plane is 0 to the convolution
+        index = index.clip(0, positions - 1)
+        maps = [jnp.where(there, _attend(q[:, index], k, self.inside), 0) for q, k in zip(self.queries, self.keys, strict=True)]
+        rows = fuse(maps, self.fusion, halo=True) if self.fusion else maps[0]
+        return _scaled(rows) if self.normalized else rows
+
+
+def fuse(maps: Sequence[jax.Array], weights: FusionWeights, halo: bool = False) -> jax.Array:
+    """sum_t G_t * map_t with the gate G = softmax_t(conv1x1(relu(conv3x3(maps)))). Rows of the fused map no longer sum to 1.
+
+    Args:
+      maps: [B, R, N] of each task, rows of the N x N plane on which the 3x3 convolution runs; or unary ones [B, h, w].
+      weights: of the gate.
+      halo: the maps have one row more at both ends, which the convolution sees and the result leaves out.
+    """
+    stacked = jnp.stack(maps, axis=-1)
+    _, gate = _gate(stacked, weights, halo)
+    return (gate * (stacked[:, 1:-1] if halo else stacked)).sum(-1)
+
+
+def _gate(stacked: jax.Array, weights: FusionWeights, halo: bool) -> tuple[jax.Array, jax.Array]:
+    """What the 3x3 convolution gives, and the gate G [B, R, N, T]."""
+    padding = ((0, 0) if halo else (1, 1), (1, 1))
+    hidden = jax.lax.conv_general_dilated(stacked, weights.kernel_3x3, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return hidden, nn.softmax((nn.relu(hidden)[..., None] * weights.kernel_1x1).sum(-2) + weights.bias)
 
 
 class TaskAffinity(nn.Module):
@@ -26,22 +109,24 @@ class TaskAffinity(nn.Module):
       pairwise, unary: which of the two affinities there are.
       whiten: subtract the spatial mean from theta and phi (DNL).
       scale: divide theta . phi by sqrt(D).
+      block_mib: what a block of rows of A may take, in MiB, for the whole batch. It does not change what is computed.
 
     Call:
       features: E [B, h, w, D].
       inside: bool [B, h, w] or None; positions that are False (padding of a bucket) are no keys of the softmaxes.
 
     Returns:
-      (E' [B, h, w, D], A [B, N, N] or None, u [B, N] or None). Rows of A and u sum to 1.
+      (E' [B, h, w, D], A or None, u [B, N] or None). Rows of A and u sum to 1.
     """
 
     pairwise: bool = True
     unary: bool = True
     whiten: bool = False
     scale: bool = False
+    block_mib: float = 512.0
 
     @nn.compact
-    def __call__(self, features: jax.Array, inside: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    def __call__(self, features: jax.Array, inside: jax.Array | None = None) -> tuple[jax.Array, Pairwise | None, jax.Array | None]:
         batch, height, width, channels = features.shape
         flat = features.reshape(batch, height * width, channels)
         keys = None if inside is None else inside.reshape(batch, 1, height * width)
@@ -53,15 +138,19 @@ class TaskAffinity(nn.Module):
             query, key = nn.Dense(channels, **init, name="theta")(flat), nn.Dense(channels, **init, name="phi")(flat)
             if self.whiten:
                 query, key = query - _mean(query, keys), key - _mean(key, keys)
-            logits = jnp.einsum("bid,bjd->bij", query, key) * (channels**-0.5 if self.scale else 1.0)
-            affinity = nn.softmax(_only(logits, keys))
+            if self.scale:
+                query *= channels**-0.5
+            positions = height * width
+            block = int(min(max(self.block_mib * 2**20 // (4 * batch * positions), 1), positions))
+            whole = _attend(query, key, keys) if block == positions else None
+            affinity = Pairwise((query,), (key,), keys, None, whole, block)
         if self.unary:
             logits = nn.Dense(1, **init, name="m")(flat)[:, None, :, 0]
             attention = nn.softmax(_only(logits, keys))[:, 0]
         value = nn.Dense(channels, **init, name="g")(flat)
         gathered = 0.0
         if affinity is not None:
-            gathered += jnp.einsum("bij,bjd->bid", affinity, value)
+            gathered += affinity.map_rows(lambda rows: rows @ value)
         # W is linear but for its bias, so W[a] + W[b] = W_kernel(a + b) + 2 bias; the bias of a constant is absorbed.
         if attention is not None:
             gathered += jnp.einsum("bj,bjd->bd", attention, value)[:, None]
@@ -70,40 +159,67 @@ class TaskAffinity(nn.Module):
 
 
 class CrossTaskFusion(nn.Module):
-    """Fuses the tasks' maps into one: sum_t G_t * map_t with G = softmax_t(conv1x1(relu(conv3x3(maps)))).
+    """The weights that fuse the maps of several tasks into one: see `fuse`."""
 
-    For the pairwise affinities the maps are [B, N, N] (the 3x3 convolution runs on the plane of flattened positions),
-    for the unary ones [B, h, w]. Rows of the fused map no longer sum to 1.
-    """
+    tasks: int = 2
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
-        stacked = jnp.stack(maps, axis=-1)
-        tasks = stacked.shape[-1]
-        hidden = nn.Conv(tasks, (3, 3), padding=1, use_bias=False, kernel_init=uniform_init(9 * tasks)["kernel_init"], name="conv_3x3")(stacked)
-        gate = nn.softmax(nn.Conv(tasks, (1, 1), **uniform_init(tasks), name="conv_1x1")(nn.relu(hidden)))
-        return (gate * stacked).sum(-1)
+    def __call__(self) -> FusionWeights:
+        wide = _Weights((3, 3, self.tasks, self.tasks), bias=False, name="conv_3x3")()
+        narrow = _Weights((1, 1, self.tasks, self.tasks), bias=True, name="conv_1x1")()
+        return FusionWeights(wide["kernel"], narrow["kernel"][0, 0], narrow["bias"])
 
 
-def refine(prediction: jax.Array, affinity: jax.Array | None, attention: jax.Array | None, gamma: jax.Array | float) -> jax.Array:
-    """P_ref = A P + gamma * 1 (u^T P), on logits; without A the first term is P itself.
+class _Weights(nn.Module):
+    """The parameters of a convolution that is applied elsewhere."""
+
+    shape: tuple[int, ...]
+    bias: bool
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        init = uniform_init(int(np.prod(self.shape[:-1])))
+        weights = {"kernel": self.param("kernel", init["kernel_init"], self.shape)}
+        return weights | ({"bias": self.param("bias", init["bias_init"], self.shape[-1:])} if self.bias else {})
+
+
+def fuse_pairwise(tasks: Sequence[Pairwise], weights: FusionWeights) -> Pairwise:
+    """The tasks' pairwise affinities fused. A block of it takes several maps of each task, so it has fewer rows."""
+    queries, keys = (tuple(x for task in tasks for x in getattr(task, side)) for side in ("queries", "keys"))
+    whole = None if tasks[0].whole is None else fuse([task.whole for task in tasks], weights)
+    block = tasks[0].block if whole is not None else max(tasks[0].block // (3 * len(tasks)), 1)
+    return Pairwise(queries, keys, tasks[0].inside, weights, whole, block)
+
+
+def refine(
+    predictions: Sequence[jax.Array], affinity: Pairwise | None, attention: jax.Array | None, gammas: Sequence[jax.Array | float]
+) -> list[jax.Array]:
+    """P_ref = A P + gamma * 1 (u^T P) of each prediction, on logits; without A the first term is P itself.
 
     Args:
-      prediction: P [B, h, w, C] logits.
-      affinity: A [B, N, N] or None.
+      predictions: P [B, h, w, C] logits, of each task; they go through A together.
+      affinity: A or None.
       attention: u [B, N] or None.
-      gamma: scalar weight of the unary term.
+      gammas: scalar weights of the unary term, one a task.
     """
-    flat = prediction.reshape(prediction.shape[0], -1, prediction.shape[-1])
-    refined = flat if affinity is None else jnp.einsum("bij,bjc->bic", affinity, flat)
+    batch, height, width, _ = predictions[0].shape
+    flat = jnp.concatenate(predictions, -1).reshape(batch, height * width, -1)
+    refined = flat if affinity is None else affinity.map_rows(lambda rows: rows @ flat)
     if attention is not None:
+        gamma = jnp.concatenate([jnp.broadcast_to(g, p.shape[-1:]) for g, p in zip(gammas, predictions, strict=True)])
         refined = refined + gamma * jnp.einsum("bj,bjc->bc", attention, flat)[:, None]
-    return refined.reshape(prediction.shape)
+    refined = refined.reshape(batch, height, width, -1)
+    ends = [sum(p.shape[-1] for p in predictions[: k + 1]) for k in range(len(predictions))]
+    return jnp.split(refined, ends[:-1], axis=-1)
 
 
-def normalize_rows(affinity: jax.Array) -> jax.Array:
-    """Rows of [B, N, N] scaled to sum to 1."""
-    return affinity / (affinity.sum(-1, keepdims=True) + 1e-8)
+def _attend(query: jax.Array, key: jax.Array, keys: jax.Array | None) -> jax.Array:
+    """softmax_j(query_i . key_j): [B, R, D] and [B, N, D] -> [B, R, N]."""
+    return nn.softmax(_only(jnp.einsum("bid,bjd->bij", query, key), keys))
+
+
+def _scaled(rows: jax.Array) -> jax.Array:
+    return rows / (rows.sum(-1, keepdims=True) + 1e-8)
 
 
 def _only(logits: jax.Array, keys: jax.Array | None) -> jax.Array:

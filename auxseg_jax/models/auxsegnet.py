@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from auxseg_jax.grid import Grid
 from auxseg_jax.models import efficientnet_lite, resnet, resnet38, tiny
-from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, normalize_rows, refine
+from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, fuse, fuse_pairwise, refine
 from auxseg_jax.models.layers import resize_nearest, uniform_init, zero_outside
 
 BACKBONES = {
@@ -75,7 +75,7 @@ class AuxSegNet(nn.Module):
       dilations: rates of the two branch convolutions and of the head's. The paper's 6, 12, 18 are for stride 8.
       head_conv: the third of them, before the 1x1 prediction (the authors' code has it, the ICCV text does not).
       dropout: channel-wise rate before the classification layer; CAMs and the dense branches see features without it.
-      affinity: pairwise, unary, cross_task, refine, whiten, scale, normalize_rows (see README, "Switches").
+      affinity: pairwise, unary, cross_task, refine, whiten, scale, normalize_rows, block_mib (see README, "Switches").
       tasks: cls, sal: whether the branch is there.
 
     Call:
@@ -90,7 +90,7 @@ class AuxSegNet(nn.Module):
       cls_logits [B, C], cam [B, h, w, C] (class scores per position, before relu)    if tasks.cls
       seg {"initial", "refined"} logits [B, h, w, C+1]                                refined if affinity.refine is not none
       sal {"initial", "refined"} logits [B, h, w, 1]                                  if tasks.sal; refined if refine is both
-      affinity [B, N, N] (cross-task if there are two tasks), unary [B, N]            if the switch is on
+      affinity, a `Pairwise` of [B, N, N] (cross-task if there are two tasks), unary [B, N]    if the switch is on
     """
 
     num_classes: int
@@ -127,7 +127,7 @@ class AuxSegNet(nn.Module):
 
     def _segment(self, features, inside):
         switches = dict(self.affinity)
-        cross_task, mode, rows = (switches.pop(k) for k in ("cross_task", "refine", "normalize_rows"))
+        cross_task, mode, normalized = (switches.pop(k) for k in ("cross_task", "refine", "normalize_rows"))
         outputs: dict[str, Any] = {}
         pairwise, unary = [], []
         for task, channels in (("seg", self.num_classes + 1), ("sal", 1)):
@@ -143,19 +143,21 @@ class AuxSegNet(nn.Module):
         affinity, attention = pairwise[0], unary[0]
         if cross_task and len(pairwise) == 2:
             if affinity is not None:
-                affinity = CrossTaskFusion(name="cross_pairwise")(pairwise)
+                affinity = fuse_pairwise(pairwise, CrossTaskFusion(name="cross_pairwise")())
             if attention is not None:
                 maps = [u.reshape(features.shape[:3]) for u in unary]
-                attention = CrossTaskFusion(name="cross_unary")(maps).reshape(attention.shape)
+                attention = fuse(maps, CrossTaskFusion(name="cross_unary")()).reshape(attention.shape)
         if affinity is not None:
-            outputs["affinity"] = affinity = normalize_rows(affinity) if rows else affinity
+            outputs["affinity"] = affinity = affinity.normalize_rows() if normalized else affinity
         if attention is not None:
             outputs["unary"] = attention
-        for task in {"none": (), "seg": ("seg",), "both": ("seg", "sal")}[mode]:
-            if task in outputs:
-                # gamma starts at 0, so that the network starts as AuxSegNet
-                gamma = self.param(f"{task}_gamma", nn.initializers.zeros, ()) if attention is not None else 0.0
-                outputs[task]["refined"] = refine(outputs[task]["initial"], affinity, attention, gamma)
+        refined = [task for task in {"none": (), "seg": ("seg",), "both": ("seg", "sal")}[mode] if task in outputs]
+        if refined:
+            # gamma starts at 0, so that the network starts as AuxSegNet
+            gammas = [self.param(f"{task}_gamma", nn.initializers.zeros, ()) if attention is not None else 0.0 for task in refined]
+            predictions = refine([outputs[task]["initial"] for task in refined], affinity, attention, gammas)
+            for task, prediction in zip(refined, predictions, strict=True):
+                outputs[task]["refined"] = prediction
         return outputs
 
 
