@@ -19,9 +19,9 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "predict", "profile"],
-    "train: run, or go on with, the whole method. predict: segment photos. profile: time the loader and the train step.",
+    "train: run, or go on with, the whole method. predict: segment photos. profile: time the loader and the train step; with --input, the dense CRF.",
 )
-_INPUT = flags.DEFINE_string("input", None, "predict: the photos, a pattern such as 'DIR/*.jpg'.")
+_INPUT = flags.DEFINE_string("input", None, "predict: the photos, a pattern such as 'DIR/*.jpg'. profile: one photo.")
 _POST = flags.DEFINE_bool("post", False, "predict: post-process, as config.post and config.crf of the workdir say (views, then the dense CRF).")
 _OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks.")
 
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
             return
         platform.set_compilation_cache(_CONFIG.value.compilation_cache)
         if _MODE.value == "profile":
-            console.print_json(data=profile.run(_CONFIG.value))
+            console.print_json(data=profile.crf(_CONFIG.value, _INPUT.value) if _INPUT.value else profile.run(_CONFIG.value))
             return
         table.show(stages.run(_CONFIG.value, _WORKDIR.value), console)
         console.print(

@@ -28,14 +28,13 @@ def run(
     Args:
       name: on the progress bar.
       function: (params, batch arrays on the device, see `data.loader`) -> dict of arrays [B, ...]; those of the batch's
-        [B, H, W] are cut to the photo's own size. It is jitted here, once a bucket.
+        [B, H, W] are cut to the photo's own size. It sees each photo by itself. It is jitted here, once a bucket.
       params: of the network.
       reader: the photos.
       write: runs in threads; its first exception ends the pass and is raised.
       mesh: where batches go.
     """
-    replicated, by_photo = sharding.replicated(mesh), sharding.batch_sharding(mesh)
-    function = platform.jit(function, in_shardings=(replicated, by_photo), out_shardings=by_photo)
+    function = platform.jit(sharding.by_photo(function, mesh))
     with progress(name, reader.num_photos, unit="photo") as bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pending: set[concurrent.futures.Future] = set()
         previous = None

@@ -1,23 +1,31 @@
-"""Where the time of a training step goes: `launch.py --mode=profile`."""
+"""Where the time of a training step goes, and what the dense CRF takes: `launch.py --mode=profile`."""
 
 import collections
+import functools
 import itertools
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 from etils import epath
+from PIL import Image
 
-from auxseg_jax import checks, files, sharding, stages
-from auxseg_jax.data import dataset, loader
+from auxseg_jax import checks, files, platform, sharding, stages
+from auxseg_jax.data import dataset, features, loader
 from auxseg_jax.models import auxsegnet
+from auxseg_jax.pseudo import crf as crf_lib
 from auxseg_jax.training import losses, optimizer, step
 
 _STEPS = 10
+_CRF_SCALES = (0.25, 0.5, 1.0, 2.0)
+_CRF_LABELS = 21
+_CRF_PHOTOS = 8
 
 
 def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -70,6 +78,49 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "compile_seconds": round(seconds[0] - stepping, 1),
         "operations": operations,
     }
+
+
+def crf(config: ml_collections.ConfigDict, photo: epath.PathLike) -> list[dict[str, Any]]:
+    """Measures both CRFs of a config on a photo at a quarter of its size, half, its own and twice.
+
+    Energies are noise: the time depends on the photo and the number of labels alone.
+
+    Returns:
+      For each size and use: size, labels, iterations; seconds of a photo alone (median of 5); photos_per_second of a bucket of 8;
+      compile_seconds; peak_mib of the process so far, sizes in rising order.
+    """
+    checks.check(config)
+    picture = Image.fromarray(features.decode_image(epath.Path(photo).expanduser().read_bytes()))
+    rng = np.random.default_rng(config.seed)
+    rows = []
+    for scale in _CRF_SCALES:
+        width, height = (max(round(scale * n), 1) for n in picture.size)
+        image = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+        probabilities = rng.dirichlet(np.ones(_CRF_LABELS), (height, width)).astype(np.float32)
+        for use, given in (("saliency", probabilities[..., 0]), ("segmentation", probabilities)):
+            one = functools.partial(getattr(crf_lib, use), filter=config.crf.filter, **config.crf[use])
+            arguments = image, given, np.ones((height, width), bool)
+            bucket = tuple(np.stack([array] * _CRF_PHOTOS) for array in arguments)
+            started = time.perf_counter()
+            alone = platform.jit(one).lower(*arguments).compile()
+            compilation = time.perf_counter() - started
+            seconds = statistics.median(_seconds(alone, arguments, 5))
+            together = platform.jit(jax.vmap(one)).lower(*bucket).compile()
+            row = {"size": f"{width}x{height}", "labels": 2 if use == "saliency" else _CRF_LABELS, "iterations": config.crf[use].iterations}
+            row |= {"seconds": float(f"{seconds:.3g}"), "photos_per_second": float(f"{_CRF_PHOTOS / min(_seconds(together, bucket, 1)):.3g}")}
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            rows.append(row | {"compile_seconds": round(compilation, 1), "peak_mib": round(peak)})
+    return rows
+
+
+def _seconds(function: Callable, arguments: tuple, runs: int) -> list[float]:
+    """Of runs after a first one."""
+    seconds = []
+    for _ in range(runs + 1):
+        started = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:]
 
 
 def _stand_in_labels(source: Any, folder: epath.Path) -> None:

@@ -3,6 +3,7 @@
 Today the mesh has one axis, `data`: batches are split over it, everything else is replicated.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +30,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis is split over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def by_photo(function: Callable, mesh: Mesh) -> Callable:
+    """function(params, batch) with every device doing its own photos by itself: for functions that see each photo alone."""
+    split = PartitionSpec(DATA)
+    return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

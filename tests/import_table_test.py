@@ -21,7 +21,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"data"},
     "predict": LEAVES | {"models", "data", "passes", "pseudo"},
     "report": {"data"},
-    "profile": LEAVES | {"checks", "stages", "data", "models", "training"},
+    "profile": LEAVES | {"checks", "stages", "data", "models", "training", "pseudo"},
     "checks": {"sharding", "data", "models", "training", "pseudo", "predict"},
     "stages": LEAVES | {"checks", "data", "models", "training", "pseudo", "evaluation", "predict", "report"},
 }

@@ -235,6 +235,15 @@ def test_profile(tmp_path):
     assert 0 < sum(figures["operations"].values()) <= 100.5
 
 
+@pytest.mark.slow
+def test_profile_of_the_crf(tmp_path, monkeypatch, rng):
+    monkeypatch.setattr(profile, "_CRF_SCALES", (1.0,))
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    rows = profile.crf(tiny_config(tmp_path), tmp_path / "a.png")
+    assert [(row["size"], row["labels"]) for row in rows] == [("30x20", 2), ("30x20", 21)]
+    assert all(row["seconds"] > 0 and row["photos_per_second"] > 0 and row["peak_mib"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

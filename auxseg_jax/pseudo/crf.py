@@ -50,7 +50,7 @@ def mean_field(
     One photo at a time: under `jax.vmap` the photos of a bucket are done in turn.
 
     Args:
-      image: [H, W, 3], RGB in 0..255, not rounded.
+      image: [H, W, 3], RGB in 0..255 (colours beyond are clipped), not rounded.
       unary: U [H, W, L], energies: minus log of probabilities.
       inside: bool [H, W]; other pixels (padding of a bucket) take no part. What is returned for them means nothing.
       filter: one of FILTERS; auto is the lattice on CPU, else exact.
@@ -69,7 +69,7 @@ def mean_field(
         srgb=bilateral_srgb,
         weights=(gaussian_weight, bilateral_weight),
     )
-    return jax.custom_batching.sequential_vmap(run)(image, unary, inside)
+    return jax.custom_batching.sequential_vmap(run)(jnp.clip(image, 0, 255), unary, inside)
 
 
 def saliency(image: jax.Array, probability: jax.Array, inside: jax.Array, **options) -> jax.Array:
