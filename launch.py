@@ -35,6 +35,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {argv[1:]} (quote the pattern of --input)")
     if _MODE.value == "predict" and _CONFIG.value is not None:
         raise app.UsageError("--mode=predict takes the config of --workdir, not --config")
+    if _MODE.value != "predict" and _POST.value:
+        raise app.UsageError("--post is of --mode=predict; a training run post-processes the validation photos anyway")
     missing = [f"--{name}" for name in _NEEDS[_MODE.value] if not flags.FLAGS[name].value]
     if missing:
         raise app.UsageError(f"--mode={_MODE.value} needs {' and '.join(missing)}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 
 import ml_collections
@@ -93,19 +94,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         module = _fields(BACKBONES[config.model.backbone.name])
         faults += [f"model.backbone.{name}: there is no such field; there are {', '.join(sorted(module))}" for name in sorted(set(backbone) - module)]
     fields = _keywords(crf.mean_field, "filter")
-    for section in (f"crf.{use}" for use in _CRFS if use in config.get("crf", {})):
-        found = set(config.crf[section.partition(".")[2]])
-        faults += [f"{section}.{name}: there is no such field; there are {', '.join(sorted(fields))}" for name in sorted(found - fields)]
-        faults += [f"{section}.{name}: missing" for name in sorted(fields - found)]
+    for use in set(_CRFS) & set(config.get("crf", {})):
+        found = set(config.crf[use])
+        faults += [f"crf.{use}.{name}: there is no such field; there are {', '.join(sorted(fields))}" for name in sorted(found - fields)]
+        faults += [f"crf.{use}.{name}: missing" for name in sorted(fields - found)]
     if not faults:
         values = {f"{section}.{field}": value for section in known for field, value in config[section].items()}
-        faults += [f"{name}={values[name]}: must be above 0" for name in _POSITIVE if not values[name] > 0]
+        faults += [f"{name}={values[name]}: must be above 0, and finite" for name in _POSITIVE if not 0 < values[name] < math.inf]
         faults += [f"{name}={values[name]}: must not be below 0" for name in _NOT_NEGATIVE if not values[name] >= 0]
         faults += [f"{name}={values[name]}: must be between 0 and 1" for name in _FRACTIONS if not 0 <= values[name] <= 1]
         faults += [f"{name}={values[name]}: needs factors above 0" for name in _SCALES if not values[name] or min(values[name]) <= 0]
         faults += [f"loss.{name}={value}: must not be below 0" for name, value in config.loss.items() if not value >= 0]
         crfs = {f"crf.{use}.{name}": value for use in _CRFS for name, value in config.crf[use].items()}
-        faults += [f"{name}={value}: must be above 0" for name, value in crfs.items() if name.endswith(("_sxy", "_srgb")) and not value > 0]
+        faults += [f"{name}={value}: must be at least 0.05" for name, value in crfs.items() if name.endswith(("_sxy", "_srgb")) and not value >= 0.05]
         faults += [f"{name}={value}: must not be below 0" for name, value in crfs.items() if not value >= 0]
         if config.crf.filter not in crf.FILTERS:
             faults.append(f"crf.filter={config.crf.filter!r} is not one of {', '.join(crf.FILTERS)}")

@@ -81,7 +81,7 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def crf(config: ml_collections.ConfigDict, photo: epath.PathLike) -> list[dict[str, Any]]:
-    """Measures both CRFs of a config on a photo at a quarter of its size, half, its own and twice.
+    """Measures the CRFs that a config uses on a photo at a quarter of its size, half, its own and twice.
 
     Energies are noise: the time depends on the photo and the number of labels alone.
 
@@ -97,7 +97,8 @@ def crf(config: ml_collections.ConfigDict, photo: epath.PathLike) -> list[dict[s
         width, height = (max(round(scale * n), 1) for n in picture.size)
         image = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), np.float32)
         probabilities = rng.dirichlet(np.ones(_CRF_LABELS), (height, width)).astype(np.float32)
-        for use, given in (("saliency", probabilities[..., 0]), ("segmentation", probabilities)):
+        uses = {"saliency": probabilities[..., 0], "segmentation": probabilities}
+        for use, given in ((use, given) for use, given in uses.items() if config.crf[use].iterations):
             one = functools.partial(getattr(crf_lib, use), filter=config.crf.filter, **config.crf[use])
             arguments = image, given, np.ones((height, width), bool)
             bucket = tuple(np.stack([array] * _CRF_PHOTOS) for array in arguments)

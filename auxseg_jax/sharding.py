@@ -35,6 +35,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def by_photo(function: Callable, mesh: Mesh) -> Callable:
     """function(params, batch) with every device doing its own photos by itself: for functions that see each photo alone."""
     split = PartitionSpec(DATA)
+    # check_vma off: it would ask loops inside to mark what varies over the mesh, which models and CRF know nothing of
     return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), split), out_specs=split, check_vma=False)
 
 

@@ -128,6 +128,7 @@ def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike
     if overwritten:
         raise ValueError(f"the masks would overwrite the photos, {min(overwritten)} first; choose another --output")
     config = ml_collections.ConfigDict(files.read_json(workdir / "config.json"))
+    checks.check(config)  # of a workdir that an older version wrote
     classes = files.read_json(workdir / "manifest.json")["data"]["classes"]
     platform.set_compilation_cache(config.compilation_cache)
     mesh = sharding.make_mesh(data=1)

@@ -66,7 +66,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "whiten": False,
         "scale": False,
         "normalize_rows": False,
-        "block_mib": 512.0,
+        "block_mib": 2048.0,
     }
     config.tasks = {"cls": True, "sal": True}
 

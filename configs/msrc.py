@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.stages.update({"count": 3, "epochs": 7, "batch_size": 8, "lr": 5e-3})
     if "ablation" in words:
         config.augment.crop = 160
-        config.cam.scales = config.label_update.scales = (1.0,)
+        config.cam.scales = config.label_update.scales = config.post.scales = (1.0,)
         config.classifier.epochs = config.stages.epochs = 4
         config.stages.count = 2
     return config

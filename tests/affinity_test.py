@@ -113,7 +113,7 @@ def test_blocks_of_rows_are_the_whole(rng, block, fused, normalized):
     weights = affinity.FusionWeights(*(rng.normal(0, 5, shape).astype(np.float32) for shape in ((3, 3, 2, 2), (2, 2), (2,))))
     state = rng.random((2, positions, 3)).astype(np.float32)
 
-    def moved(sides, weights, block):
+    def moved(sides, weights, state, block):
         wholes = [None if block else affinity._attend(query, key, inside) for query, key in sides]
         tasks = [affinity.Pairwise((q,), (k,), inside, None, w, block or positions) for (q, k), w in zip(sides, wholes, strict=True)]
         together = affinity.fuse_pairwise(tasks, weights).replace(block=block or positions) if fused else tasks[0]
@@ -122,7 +122,7 @@ def test_blocks_of_rows_are_the_whole(rng, block, fused, normalized):
         result = together.map_rows(lambda rows: rows @ state)
         return (result**2).sum(), result
 
-    found, wanted = (jax.jit(jax.value_and_grad(moved, (0, 1), has_aux=True), static_argnums=2)(sides, weights, b) for b in (block, None))
+    found, wanted = (jax.jit(jax.value_and_grad(moved, (0, 1, 2), has_aux=True), static_argnums=3)(sides, weights, state, b) for b in (block, None))
     for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 

@@ -184,20 +184,41 @@ def test_in_a_photo_of_one_colour_both_kernels_are_of_position(rng):
         assert (found.argmax(-1) == by_gaussian.argmax(-1)).mean() > 0.95
 
 
+@pytest.mark.parametrize("filter", ["lattice", "exact"])
+def test_what_is_outside_does_not_matter_even_if_it_is_no_number(rng, filter):
+    image, unary, inside = photo(rng), energies(rng), everywhere(photo(rng))
+    inside[:, 20:] = False
+    wanted = jitted_field(filter)(image, unary, inside)
+    image[3, 25], unary[7, 22] = np.nan, np.nan
+    np.testing.assert_array_equal(jitted_field(filter)(image, unary, inside)[:, :20], wanted[:, :20])
+
+
+def test_a_saliency_of_one_and_a_rounding_error_is_one(rng):
+    image, probability = photo(rng), np.ones((21, 30), np.float32)
+    wanted = jitted("saliency")(image, probability, everywhere(image))
+    found = jitted("saliency")(image, np.nextafter(probability, 2), everywhere(image))
+    np.testing.assert_array_equal(found, wanted)
+    assert np.isfinite(wanted).all()
+
+
 def test_no_iterations_leave_the_energies(rng):
     image, unary = photo(rng), energies(rng)
     found = field("lattice", iterations=0)(image, unary, everywhere(image))
     np.testing.assert_allclose(found, jax.nn.softmax(-unary), atol=1e-6)
 
 
-@pytest.mark.parametrize("spread", [0.1, 4.0, 120.0])
-def test_the_lattice_has_room_for_all_vertices(rng, spread, monkeypatch):
-    """From photos of few vertices to photos where hardly two pixels share one: nothing overflows, in any room."""
+@pytest.mark.parametrize(("spread", "spare"), [(0.1, 5), (4.0, 0), (120.0, None)])
+def test_the_lattice_has_room_for_all_vertices(rng, spread, spare, monkeypatch):
+    """From photos of few vertices to photos where hardly two pixels share one: in a room for just as many, for some more, for all."""
     monkeypatch.setattr(crf, "_LEAST_ROOM", 1)
     image = (127 + rng.uniform(-spread, spread, (40, 41, 3))).astype(np.float32)
     unary = energies(rng, 40, 41)
     changes = {"bilateral_srgb": 1.0, "iterations": 1}
-    found = np.asarray(jitted_field("lattice", **changes)(image, unary, everywhere(image)))
+    limits = [40 / 83, 39 / 83, 255, 255, 255]
+    count = int(permutohedral.find_vertices(crf._features(jnp.asarray(image), 83.0, 1.0), np.ones(image[..., 0].size, bool), limits).count)
+    shares = () if spare is None else ((count - 1.5) / (40 * 41), (count + spare - 0.5) / (40 * 41))  # one too small, and this one
+    monkeypatch.setattr(crf, "_ROOMS", shares)
+    found = np.asarray(platform.jit(field("lattice", **changes))(image, unary, everywhere(image)))
     np.testing.assert_allclose(found, lattice_twin(image, unary, OPTIONS["segmentation"] | changes), atol=2e-5)
 
 

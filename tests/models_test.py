@@ -93,8 +93,8 @@ def test_normalized_rows(image):
 
 def test_blocks_of_the_affinity_change_nothing(image):
     params, whole = outputs_of(network(), image)
-    _, blocks = outputs_of(network({"block_mib": 4 * 2 * 12 * 5 / 2**20}), image, params)  # 5 rows of 12 positions of 2 photos
-    assert blocks["affinity"].whole is None and blocks["affinity"].block == 1
+    _, blocks = outputs_of(network({"block_mib": 20 * 4 * 2 * 12 * 5 / 2**20}), image, params)  # 5 rows of 12 positions of 2 photos
+    assert blocks["affinity"].whole is None and blocks["affinity"].block == 4  # three times four
     for task in ("seg", "sal"):
         for kind in ("initial", "refined"):
             np.testing.assert_allclose(blocks[task][kind], whole[task][kind], rtol=1e-5, atol=1e-5)

@@ -205,22 +205,32 @@ def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
     assert not (tmp_path / "masks").exists()
     with pytest.raises(FileNotFoundError, match="no file matches --input="):
         stages.predict_photos(workdir, f"{tmp_path}/*.tif", tmp_path / "masks")
+    shutil.copytree(workdir / "stage_01", tmp_path / "older/stage_01")
+    older = json.loads((workdir / "config.json").read_text())
+    del older["eval"]["megapixels"]
+    (tmp_path / "older/config.json").write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"eval\.megapixels: missing"):
+        stages.predict_photos(tmp_path / "older", f"{tmp_path}/good.jpg", tmp_path / "masks")
     with pytest.raises(FileNotFoundError, match="holds no trained stage"):
         stages.predict_photos(tmp_path, f"{tmp_path}/good.jpg", tmp_path / "masks")
 
 
 @pytest.mark.slow
-def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path):
+def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path, monkeypatch):
     workdir, results, config = finished
     config = config.copy_and_resolve_references()
     config.stages.count = 1
     config.walk.steps = 0
+    config.crf.saliency.iterations = 1
+    sharpen, given = crf.saliency, []
+    monkeypatch.setattr(crf, "saliency", lambda *arrays, **options: given.append(options) or sharpen(*arrays, **options))
     for phase in ("classifier", "cam", "stage_00/params"):
         shutil.copytree(workdir / phase, tmp_path / "run" / phase)
     shutil.copy(workdir / "stage_00/DONE.json", tmp_path / "run/stage_00")
     again = stages.run(config, tmp_path / "run")
     assert again["manifest"]["copied"] == ["cam", "cam/score", "cam/sweep", "classifier", "stage_00"]
     assert again["stages"] == results["stages"][:1]
+    assert given and all(options == {"filter": "auto", **config.crf.saliency} for options in given)
     assert again["pseudo"][0] == results["pseudo"][0] and again["pseudo"][1] != results["pseudo"][1]
     shutil.copytree(workdir / "cam", tmp_path / "other/cam")
     config.data.seed = 9
@@ -239,8 +249,12 @@ def test_profile(tmp_path):
 def test_profile_of_the_crf(tmp_path, monkeypatch, rng):
     monkeypatch.setattr(profile, "_CRF_SCALES", (1.0,))
     Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "a.png")
-    rows = profile.crf(tiny_config(tmp_path), tmp_path / "a.png")
-    assert [(row["size"], row["labels"]) for row in rows] == [("30x20", 2), ("30x20", 21)]
+    config = tiny_config(tmp_path)
+    rows = profile.crf(config, tmp_path / "a.png")
+    assert [(row["size"], row["labels"], row["iterations"]) for row in rows] == [("30x20", 21, 10)]  # this config's updates use none
+    config.crf.saliency.iterations = 1
+    rows = profile.crf(config, tmp_path / "a.png")
+    assert [(row["size"], row["labels"], row["iterations"]) for row in rows] == [("30x20", 2, 1), ("30x20", 21, 10)]
     assert all(row["seconds"] > 0 and row["photos_per_second"] > 0 and row["peak_mib"] > 0 for row in rows)
 
 
@@ -355,17 +369,18 @@ def test_every_config_starts(name, tmp_path):
         ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
         ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
         ("crf.filter", "box", "crf.filter='box' is not one of auto, lattice, exact"),
-        ("crf.saliency.bilateral_srgb", 0.0, "crf.saliency.bilateral_srgb=0.0: must be above 0"),
+        ("crf.saliency.bilateral_srgb", 0.0, "crf.saliency.bilateral_srgb=0.0: must be at least 0.05"),
         ("crf.segmentation.iterations", -1, "crf.segmentation.iterations=-1: must not be below 0"),
         ("crf.segmentation.colour", 1.0, "crf.segmentation.colour: there is no such field; there are bilateral_srgb,"),
         ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),
         ("walk.steps", -1, "walk.steps=-1: must not be below 0"),
         ("optimizer.frozen", ("nope",), "the pattern 'nope' matches no parameter"),
         ("pretrained.imagenet", True, "there are no packaged ImageNet weights for the backbone 'tiny'"),
-        ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0"),
-        ("log.log_every", 0, "log.log_every=0: must be above 0"),
-        ("augment.crop", 0, "augment.crop=0: must be above 0"),
-        ("stages.batch_size", 0, "stages.batch_size=0: must be above 0"),
+        ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0, and finite"),
+        ("affinity.block_mib", float("inf"), "affinity.block_mib=inf: must be above 0, and finite"),
+        ("log.log_every", 0, "log.log_every=0: must be above 0, and finite"),
+        ("augment.crop", 0, "augment.crop=0: must be above 0, and finite"),
+        ("stages.batch_size", 0, "stages.batch_size=0: must be above 0, and finite"),
         ("model.backbone.stride", 8, "model.backbone.stride: there is no such field; there are output_stride, width"),
         ("augment.scale_per", "epoch", "augment.scale_per='epoch' is not one of photo, batch"),
         ("supervision", "boxes", "supervision='boxes' is not one of"),

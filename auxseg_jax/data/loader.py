@@ -10,6 +10,7 @@ Batch of whole photos (H, W of the bucket; photos lie at the top left):
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -129,7 +130,7 @@ class PhotoReader:
 
     Args:
       source: random access to dicts with id, image and, where there are any, labels and saliency; size, unless `sizes` are given.
-      batch_size: photos a batch, at most; the last one of a bucket is filled up by repeating a photo.
+      batch_size: photos a batch, at most; where a bucket's photos do not fill its last one, a photo is repeated.
       megapixels: in a batch, at most: of large photos fewer are taken, but one for each device.
       devices: over which a batch is split.
       mean, std: of the normalisation.
@@ -167,7 +168,7 @@ class PhotoReader:
         self._plan = []
         for bucket, indices in sorted(members.items()):
             room = int(megapixels * 1e6 / (bucket[0] * bucket[1] * devices)) * devices
-            count = max(min(batch_size, room), devices)
+            count = max(min(batch_size, room, math.ceil(len(indices) / devices) * devices), devices)
             self._plan += [(bucket, count, indices[i : i + count]) for i in range(0, len(indices), count)]
 
     @property

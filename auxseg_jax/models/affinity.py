@@ -19,6 +19,7 @@ import numpy as np
 
 from auxseg_jax.models.layers import uniform_init
 
+_LIVE = 20  # maps as large as A that fusing two tasks and its gradient hold at once (forward alone: 8); one task takes less
 _NEVER = -1e9  # logit of a position outside the photo; exp of it is exactly 0 in float32
 
 
@@ -60,7 +61,8 @@ class Pairwise(flax.struct.PyTreeNode):
         if self.whole is not None:
             return function(self.whole)
         positions = self.queries[0].shape[1]
-        blocks = jax.lax.map(jax.checkpoint(lambda first: function(self._rows(first))), jnp.arange(0, positions, self.block))
+        of_block = jax.checkpoint(lambda first: function(self._rows(first)), prevent_cse=False)  # a loop does not merge what is made again
+        blocks = jax.lax.map(of_block, jnp.arange(0, positions, self.block))
         return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])[:, :positions]
 
     def normalize_rows(self) -> "Pairwise":
@@ -109,21 +111,23 @@ class TaskAffinity(nn.Module):
       pairwise, unary: which of the two affinities there are.
       whiten: subtract the spatial mean from theta and phi (DNL).
       scale: divide theta . phi by sqrt(D).
-      block_mib: what a block of rows of A may take, in MiB, for the whole batch. It does not change what is computed.
+      block_mib: memory in MiB for the affinities of a batch, their fusion and its gradient: what does not fit is made in blocks of
+        rows. It does not change what is computed. The batch is what one program sees: all of it in a jitted training step,
+        a device's share in a pass over photos.
 
     Call:
       features: E [B, h, w, D].
       inside: bool [B, h, w] or None; positions that are False (padding of a bucket) are no keys of the softmaxes.
 
     Returns:
-      (E' [B, h, w, D], A or None, u [B, N] or None). Rows of A and u sum to 1.
+      (E' [B, h, w, D], A as a `Pairwise` or None, u [B, N] or None). Rows of A and u sum to 1.
     """
 
     pairwise: bool = True
     unary: bool = True
     whiten: bool = False
     scale: bool = False
-    block_mib: float = 512.0
+    block_mib: float = 2048.0
 
     @nn.compact
     def __call__(self, features: jax.Array, inside: jax.Array | None = None) -> tuple[jax.Array, Pairwise | None, jax.Array | None]:
@@ -141,7 +145,9 @@ class TaskAffinity(nn.Module):
             if self.scale:
                 query *= channels**-0.5
             positions = height * width
-            block = int(min(max(self.block_mib * 2**20 // (4 * batch * positions), 1), positions))
+            rows = max(int(self.block_mib * 2**20 / (_LIVE * 4 * batch * positions)), 1)
+            blocks = -(-positions // rows)
+            block = -(-positions // blocks)  # of about one size
             whole = _attend(query, key, keys) if block == positions else None
             affinity = Pairwise((query,), (key,), keys, None, whole, block)
         if self.unary:
@@ -184,11 +190,10 @@ class _Weights(nn.Module):
 
 
 def fuse_pairwise(tasks: Sequence[Pairwise], weights: FusionWeights) -> Pairwise:
-    """The tasks' pairwise affinities fused. A block of it takes several maps of each task, so it has fewer rows."""
+    """The tasks' pairwise affinities fused."""
     queries, keys = (tuple(x for task in tasks for x in getattr(task, side)) for side in ("queries", "keys"))
     whole = None if tasks[0].whole is None else fuse([task.whole for task in tasks], weights)
-    block = tasks[0].block if whole is not None else max(tasks[0].block // (3 * len(tasks)), 1)
-    return Pairwise(queries, keys, tasks[0].inside, weights, whole, block)
+    return Pairwise(queries, keys, tasks[0].inside, weights, whole, tasks[0].block)
 
 
 def refine(

@@ -69,7 +69,8 @@ def mean_field(
         srgb=bilateral_srgb,
         weights=(gaussian_weight, bilateral_weight),
     )
-    return jax.custom_batching.sequential_vmap(run)(jnp.clip(image, 0, 255), unary, inside)
+    image, unary = (jnp.where(inside[..., None], x, 0) for x in (jnp.clip(image, 0, 255), unary))
+    return jax.custom_batching.sequential_vmap(run)(image, unary, inside)
 
 
 def saliency(image: jax.Array, probability: jax.Array, inside: jax.Array, **options) -> jax.Array:
@@ -81,6 +82,7 @@ def saliency(image: jax.Array, probability: jax.Array, inside: jax.Array, **opti
       image, inside, options: see `mean_field`.
       probability: S [H, W].
     """
+    probability = jnp.clip(probability, 0, 1)  # a resized 1 may be 1 and a rounding error, and the log of what is left NaN
     p = jnp.stack([1 - probability, probability], -1)
     return mean_field(image, -jnp.log(p + 1e-8) / (1.05 * jax.nn.sigmoid(p)), inside, **options)[..., 1]
 

@@ -91,10 +91,10 @@ def with_capacity(vertices: Vertices, capacity: int) -> Lattice:
     axes = len(vertices.steps)
     targets = tuple((word + steps[:, None]).reshape(-1) for word, steps in zip(words, vertices.steps.T, strict=True))
     found = _look_up(vertices, targets, jnp.tile(known, axes)).reshape(axes, capacity)
-    back = jnp.where(found < 0, capacity, found)
+    after = jnp.where(found < 0, capacity, found)
     none = jnp.full((axes, capacity + 1), capacity, jnp.int32)
-    forth = none.at[jnp.arange(axes)[:, None], back].set(jnp.arange(capacity, dtype=jnp.int32))
-    neighbours = jnp.stack([none.at[:, :-1].set(back), forth.at[:, -1].set(capacity)], 1)
+    before = none.at[jnp.arange(axes)[:, None], after].set(jnp.arange(capacity, dtype=jnp.int32))
+    neighbours = jnp.stack([none.at[:, :-1].set(after), before.at[:, -1].set(capacity)], 1)
     return Lattice(ids.T, vertices.weights.T, neighbours)
 
 
@@ -177,7 +177,8 @@ def _places(limits: Sequence[float]) -> tuple[list[tuple[int, int, int]], jax.Ar
     """How coordinates are packed: (word, radix, least) of each but the last, and the packed steps to the neighbours [d + 1, W].
 
     The last coordinate follows from the others. Each of those has a range, known from `limits`, that leaves room for the
-    vertices around a simplex and for their neighbours; coordinates less the least of their range are the digits of a word.
+    vertices around a simplex and for their neighbours; coordinates less the least of their range are the digits of
+    mixed-radix numbers of 32 bits.
     """
     d = len(limits)
     largest = [limit * math.sqrt(2 / 3) * (d + 1) / math.sqrt((j + 1) * (j + 2)) for j, limit in enumerate(limits)]
@@ -186,7 +187,7 @@ def _places(limits: Sequence[float]) -> tuple[list[tuple[int, int, int]], jax.Ar
     for j in range(d):
         least = math.floor(-j * largest[j - 1] if j else 0) - margin
         extent = math.ceil(sum(largest[j:])) + margin - least
-        if extent > 2**32:
+        if extent > 2**20:  # float32 has hardly a digit left for the weights
             raise ValueError(f"features up to {max(limits)} standard deviations do not fit the lattice")
         if radix * extent > 2**32:
             word, radix = word + 1, 1
