@@ -2,7 +2,10 @@
 
 import os
 import pathlib
+import signal
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and so would the processes that tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
