@@ -28,4 +28,4 @@ $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) workdirs
+	rm -rf $(VENV)

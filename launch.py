@@ -5,8 +5,10 @@ python launch.py --mode=predict --workdir=workdirs/demo --input='photos/*.jpg' -
 """
 
 import os
+import signal
 import sys
 import traceback
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -47,6 +49,15 @@ def main(argv: list[str]) -> None:
     from auxseg_jax.training.loop import NonFiniteError
     from auxseg_jax.training.writer import console
 
+    def stop(*_: Any) -> None:
+        # Not a KeyboardInterrupt, which callbacks of libraries swallow. A workdir survives a kill, so there is nothing to wait for.
+        console.show_cursor(True)
+        message = "\nstopped" + (f"; the same command goes on from {_WORKDIR.value}" if _MODE.value == "train" else "")
+        os.write(2, f"{message}\n".encode())
+        os._exit(130)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it ignored, as nohup does
+        signal.signal(signal.SIGINT, stop)
     try:
         if _MODE.value == "predict":
             count = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value)
@@ -60,11 +71,6 @@ def main(argv: list[str]) -> None:
         console.print(
             f"results: {_WORKDIR.value}/results.json   masks: {_WORKDIR.value}/stage_*/val   pseudo labels: {_WORKDIR.value}/stage_*/pseudo"
         )
-    except KeyboardInterrupt:
-        print("\nstopped" + (f"; the same command goes on from {_WORKDIR.value}" if _MODE.value == "train" else ""), file=sys.stderr)
-        # A workdir survives a kill, so there is nothing to wait for; destructors of what was cut short only print tracebacks.
-        sys.stdout.flush()
-        os._exit(130)
     except (ValueError, OSError, NonFiniteError) as error:
         if not _is_ours(error):
             raise
@@ -77,5 +83,13 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, OSError) or raised_in.startswith(os.path.join(os.path.dirname(os.path.abspath(__file__)), "auxseg_jax"))
 
 
+def _parse(argv: list[str]) -> list[str]:
+    """Flags; what a config file or an override says wrong comes as one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except AttributeError as error:
+        sys.exit(f"error: the config has no such field: {' '.join(str(error).split())}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

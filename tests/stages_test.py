@@ -163,6 +163,12 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
     assert f"stopped; the same command goes on from {workdir}" in output and "Traceback" not in output
 
 
+def test_a_mistyped_override_is_one_line(tmp_path):
+    process = launch("--config=configs/tiny.py", "--config.stages.epoch=3", f"--workdir={tmp_path / 'run'}")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "error: the config has no such field:" in output and "Traceback" not in output
+
+
 @pytest.mark.slow
 def test_predict(finished, tmp_path, rng):
     workdir, *_ = finished

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 PHOTOS, MASKS = "photos", "masks"
 
@@ -72,6 +72,8 @@ def check_image(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+    except UnidentifiedImageError as error:  # its own message names an object in memory
+        raise ValueError("not a readable image") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image ({error})") from error
     return decode_image(data).shape[:2]

@@ -31,7 +31,10 @@ def show(results: dict[str, Any], console: rich.console.Console) -> None:
     console.print(table)
     if pseudo:
         console.print("Pseudo labels of the training split: a leaves out pixels labelled 255, b counts them as missed, as do precision and recall.")
-    console.print("Saliency: of the maps that were given, on the training split, in the first row; of the network, on val, in the others.")
+    if pseudo or results["stages"]:
+        console.print("Saliency: of the maps that were given, on the training split, in the first row; of the network, on val, in the others.")
+    else:
+        console.print("There are no pixel labels, so neither masks nor pseudo labels are scored.")
     if "cam_sweep" in results:
         sweep = results["cam_sweep"]
         console.print(f"Oracle: the CAMs alone come to mIoU {sweep['best_miou']:.1f} with the threshold best for them, {sweep['best_threshold']}.")
