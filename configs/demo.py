@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.stages.update({"count": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2})
     config.cam.scales = (1.0,)
     config.label_update.scales = (1.0,)
-    config.post.update({"scales": (1.0,), "flip": False})
+    config.post.scales = (1.0,)
     config.label_update.classifier_weight = 0.0  # without ImageNet behind it, the first classifier is the weakest of all
     config.walk.restart = 0.8  # (oracle, like the weight above) 25 steps an epoch train the affinity only so far
     config.eval.batch_size = 16
