@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import ml_collections
 
@@ -16,16 +16,8 @@ from auxseg_jax.training import loop, losses, optimizer
 
 _POSITIVE = (
     *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "lr")),
-    *(
-        "stages.count",
-        "augment.crop",
-        "log.log_every",
-        "log.checkpoint_every",
-        "eval.batch_size",
-        "eval.megapixels",
-        "eval.max_buckets",
-        "loader.threads",
-    ),
+    *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "loader.threads"),
+    *("eval.batch_size", "eval.megapixels", "eval.max_buckets"),
     *("affinity.block_mib", "model.channels", "optimizer.head_multiplier"),
 )
 _NOT_NEGATIVE = ("walk.steps", "walk.beta", "optimizer.warmup", "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.power")
@@ -47,6 +39,14 @@ def _keywords(function: Callable, *given_elsewhere: str) -> set[str]:
 
 def _fields(module: type, *given_elsewhere: str) -> set[str]:
     return {f.name for f in dataclasses.fields(module)} - {"parent", "name", *given_elsewhere}
+
+
+def _unknown(where: str, found: Iterable[str], wanted: set[str]) -> list[str]:
+    return [f"{where}.{name}: there is no such field; there are {', '.join(sorted(wanted))}" for name in sorted(set(found) - wanted)]
+
+
+def _missing(where: str, found: Iterable[str], wanted: set[str]) -> list[str]:
+    return [f"{where}.{name}: missing" for name in sorted(wanted - set(found))]
 
 
 def _known(builder: str) -> dict[str, set[str]]:
@@ -83,21 +83,17 @@ def check(config: ml_collections.ConfigDict) -> None:
     known = _known(config.data.builder)
     faults = []
     for section, wanted in known.items():
-        found = set(config.get(section, {}))
-        faults += [f"{section}.{name}: there is no such field; there are {', '.join(sorted(wanted))}" for name in sorted(found - wanted)]
-        faults += [f"{section}.{name}: missing" for name in sorted(wanted - found)]
+        found = config.get(section, {})
+        faults += _unknown(section, found, wanted) + _missing(section, found, wanted)
     scalars = {"seed", "supervision", "compilation_cache"}
     faults += [f"{name}: there is no such section" for name in sorted(set(config) - set(known) - scalars)]
     faults += [f"{name}: missing" for name in sorted(scalars - set(config))]
     backbone = dict(config.model.get("backbone", {}))
     if backbone.pop("name", None) in BACKBONES:
-        module = _fields(BACKBONES[config.model.backbone.name])
-        faults += [f"model.backbone.{name}: there is no such field; there are {', '.join(sorted(module))}" for name in sorted(set(backbone) - module)]
+        faults += _unknown("model.backbone", backbone, _fields(BACKBONES[config.model.backbone.name]))
     fields = _keywords(crf.mean_field, "filter")
-    for use in set(_CRFS) & set(config.get("crf", {})):
-        found = set(config.crf[use])
-        faults += [f"crf.{use}.{name}: there is no such field; there are {', '.join(sorted(fields))}" for name in sorted(found - fields)]
-        faults += [f"crf.{use}.{name}: missing" for name in sorted(fields - found)]
+    for use in (use for use in _CRFS if use in config.get("crf", {})):
+        faults += _unknown(f"crf.{use}", config.crf[use], fields) + _missing(f"crf.{use}", config.crf[use], fields)
     if not faults:
         values = {f"{section}.{field}": value for section in known for field, value in config[section].items()}
         faults += [f"{name}={values[name]}: must be above 0, and finite" for name in _POSITIVE if not 0 < values[name] < math.inf]

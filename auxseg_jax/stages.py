@@ -136,7 +136,7 @@ def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
     photos = predict.PhotoFiles(paths)
     reader = make_reader(config, photos, mesh, photos.sizes)
-    options = postprocessing(config) if post else dict(config.predict)
+    options = postprocessing(config) if post else config.predict
     predict.segment(f"segmentation by {stages[-1].name}", network, params, reader, output, mesh, **options)
     return len(paths)
 
@@ -146,9 +146,14 @@ def build_network(config: ml_collections.ConfigDict, num_classes: int) -> auxseg
     return auxsegnet.build(num_classes=num_classes, model=config.model, affinity=config.affinity, tasks=config.tasks)
 
 
+def crf_options(config: ml_collections.ConfigDict, use: str) -> dict[str, Any]:
+    """Options of `crf.saliency` or `crf.segmentation`."""
+    return {"filter": config.crf.filter, **config.crf[use]}
+
+
 def postprocessing(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Options of `predict.segment`: the views and the CRF of post-processing."""
-    return dict(config.post) | {"crf": {"filter": config.crf.filter, **config.crf.segmentation}}
+    return dict(config.post, crf=crf_options(config, "segmentation"))
 
 
 def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigDict) -> dict:
@@ -258,10 +263,10 @@ def _phases(this: Run) -> dict[str, Any]:
     for index in range(config.stages.count):
         name = f"stage_{index:02d}"
         phase(name, functools.partial(_train_stage, this, index=index, labels=labels))
-        phase(f"{name}/val", functools.partial(_predict_val, this, name=name))
+        phase(f"{name}/val", functools.partial(_segment_val, this, name=name, title="segmentation", options=dict(config.predict, saliency=True)))
         if evaluate[data.val_split]:
             scores = phase(f"{name}/score", lambda _, name=name: score.score_predictions(workdir / name / "val", data, data.val_split))
-            phase(f"{name}/post", functools.partial(_postprocess_val, this, name=name))
+            phase(f"{name}/post", functools.partial(_segment_val, this, name=name, title="post-processing", options=postprocessing(config)))
             post = phase(f"{name}/post_score", lambda _, name=name: score.score_predictions(workdir / name / "post", data, data.val_split))
             outcome["stages"].append({"stage": index} | scores | {"val_miou_post": post["val_miou"]})
         if weak:
@@ -334,23 +339,15 @@ def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
 def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
     config = this.config
     reader = this.reader(this.data.train_split)
-    crf = {"filter": config.crf.filter, **config.crf.saliency}
-    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf, **config.label_update)
+    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf_options(config, "saliency"), **config.label_update)
     labels_of = functools.partial(update.updated_labels, network=this.network, grid=reader.grid, **options)
     params = {"stage": this.stage_params(name), "classifier": this.classifier_params()}
     update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.mesh)
     return {}
 
 
-def _predict_val(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
+def _segment_val(this: Run, directory: epath.Path, *, name: str, title: str, options: dict[str, Any]) -> dict[str, Any]:
     split = this.data.val_split
-    title = f"{name} segmentation of {split}"
-    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, True, **this.config.predict)
-    return {}
-
-
-def _postprocess_val(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
-    split = this.data.val_split
-    title = f"{name} post-processing of {split}"
-    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, **postprocessing(this.config))
+    title = f"{name} {title} of {split}"
+    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, **options)
     return {}
