@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.dropout = 0.2
     config.pretrained.imagenet = False
     config.optimizer.update({"warmup": 20, "clip_norm": 5.0})
-    config.classifier.update({"epochs": 32, "batch_size": 16, "lr": 5e-2})
+    config.classifier.update({"epochs": 24, "batch_size": 16, "lr": 5e-2})
     config.stages.update({"count": 3, "epochs": 4, "batch_size": 16, "lr": 1e-2})
     config.cam.scales = (1.0,)
     config.label_update.scales = (1.0,)
