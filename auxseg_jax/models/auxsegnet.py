@@ -1,4 +1,4 @@
-"""AuxSegNet+: one backbone, three branches, affinities across them (METHOD: arXiv 2107.11787 and 2403.01156).
+"""AuxSegNet+: one backbone, three branches, affinities across them (arXiv 2107.11787 and 2403.01156).
 
 Parameter paths say the paper's part: backbone/..., cls_head/kernel, {seg,sal}_branch/conv_{1,2}, {seg,sal}_affinity/theta,
 {seg,sal}_head/{conv,predict}, cross_pairwise/conv_3x3, cross_unary/conv_3x3, {seg,sal}_gamma. Learning-rate groups, frozen

@@ -74,7 +74,7 @@ def mean_field(
 
 
 def saliency(image: jax.Array, probability: jax.Array, inside: jax.Array, **options) -> jax.Array:
-    """Saliency [H, W] in 0..1 sharpened by the photo (METHOD: the authors' crf_for_sal).
+    """Saliency [H, W] in 0..1 sharpened by the photo (`crf_for_sal` of the authors' code).
 
     The energies are -log(p + 1e-8) / (1.05 sigmoid(p)) for p = (1 - S, S).
 
