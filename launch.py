@@ -46,8 +46,8 @@ def main(argv: list[str]) -> None:
     # After the flags, so that --help and mistakes answer at once.
     from auxseg_jax import platform, profile, stages
     from auxseg_jax.report import table
+    from auxseg_jax.terminal import console
     from auxseg_jax.training.loop import NonFiniteError
-    from auxseg_jax.training.writer import console
 
     def stop(*_: Any) -> None:
         # Not a KeyboardInterrupt, which callbacks of libraries swallow. A workdir survives a kill, so there is nothing to wait for.

@@ -3,10 +3,13 @@
 Writes are atomic: a reader, or a run that was killed, never sees half a file.
 """
 
+import contextlib
+import fcntl
 import io
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,23 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: epath.PathLike, wait: bool) -> Iterator[None]:
+    """Holds a file, made if need be, against other processes that lock it. The lock is the system's: it goes with the process, however that ends.
+
+    Raises:
+      BlockingIOError: another one holds it, and not `wait`.
+    """
+    path = epath.Path(path)
+    if "://" in os.fspath(path):  # object stores have no locks
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from auxseg_jax import platform, sharding
 from auxseg_jax.data.loader import PhotoReader
-from auxseg_jax.training.writer import progress
+from auxseg_jax.terminal import progress
 
 _WRITES_IN_FLIGHT = 256
 

@@ -126,7 +126,7 @@ def _seconds(function: Callable, arguments: tuple, runs: int) -> list[float]:
 
 def _stand_in_labels(source: Any, folder: epath.Path) -> None:
     for example in (source[i] for i in range(len(source))):
-        saliency = files.decode_plane(example["saliency"])
+        saliency = files.decode_plane(example["saliency"]) if "saliency" in example else np.zeros(example["size"], np.uint8)
         files.write_pseudo_labels(folder, example["id"].decode(), (saliency > 127).astype(np.uint8), saliency)
 
 

@@ -15,7 +15,6 @@ and inside it at the last checkpoint. Workdir:
 """
 
 import contextlib
-import fcntl
 import functools
 import glob
 import math
@@ -38,8 +37,9 @@ from auxseg_jax.evaluation import metrics, score
 from auxseg_jax.models import auxsegnet, pretrained
 from auxseg_jax.pseudo import update
 from auxseg_jax.report import manifest
+from auxseg_jax.terminal import console
 from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
-from auxseg_jax.training.writer import Writer, console
+from auxseg_jax.training.writer import Writer
 
 
 class Run:
@@ -220,13 +220,10 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
 
 @contextlib.contextmanager
 def _alone(workdir: epath.Path) -> Iterator[None]:
-    """Refuses a workdir that another process works in. The lock is the system's: it goes with the process, however that ends."""
-    if "://" in str(workdir):  # object stores have no locks
-        yield
-        return
-    with (workdir / "config.json").open("a") as file:
+    """Refuses a workdir that another process works in."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.lock(workdir / "config.json", wait=False))
         except BlockingIOError as error:
             raise ValueError(f"another process is at work in {workdir}") from error
         yield

@@ -4,6 +4,8 @@ A section is handed, field by field, to the function it configures; a name that 
 before anything is compiled. The README's table says what each field does.
 """
 
+from collections.abc import Iterable
+
 import ml_collections
 
 PRESETS = ("plus", "paper", "official")
@@ -15,6 +17,36 @@ BACKBONES = {
     "resnet50": ({"output_stride": 16, "remat": False}, (r"backbone/.*bn.*", r"backbone/conv1/.*")),
     "resnet101": ({"output_stride": 16, "remat": False}, (r"backbone/.*bn.*", r"backbone/conv1/.*")),
 }
+
+
+def with_words(arg: str, file: str, *, backbone: str, others: Iterable[str] = ()) -> tuple[ml_collections.ConfigDict, set[str]]:
+    """The config of the words after a file's name, separated by commas, and the words.
+
+    Args:
+      arg: a preset, a backbone, and what else the file knows, in any combination.
+      file: its name, for the message.
+      backbone: where no word names one.
+      others: what else it knows.
+    """
+    words = set(arg.split(",")) - {""}
+    known = (*others, *PRESETS, *BACKBONES)
+    if unknown := words - set(known):
+        raise ValueError(f"{file} knows {', '.join(known)}; not {', '.join(sorted(unknown))}")
+    config = get_config(preset_of(words))
+    set_backbone(config, _one_of(BACKBONES, words) or backbone)
+    return config, words
+
+
+def preset_of(words: Iterable[str]) -> str:
+    """The preset that is among the words, else `plus`."""
+    return _one_of(PRESETS, words) or "plus"
+
+
+def _one_of(names: Iterable[str], words: Iterable[str]) -> str | None:
+    found = [name for name in names if name in words]
+    if len(found) > 1:
+        raise ValueError(f"{' and '.join(found)} exclude each other")
+    return found[0] if found else None
 
 
 def set_backbone(config: ml_collections.ConfigDict, name: str) -> None:

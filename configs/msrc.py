@@ -10,8 +10,6 @@ ablation    a short schedule at a small crop, to compare switches in minutes
 resnet38, resnet50, resnet101    the backbone; it needs --config.pretrained.path
 """
 
-from collections.abc import Iterable
-
 import ml_collections
 
 from configs import common
@@ -23,15 +21,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     Args:
       arg: what the module lists, separated by commas.
     """
-    words = set(arg.split(",")) - {""}
-    unknown = words - {"full", "ablation", *common.PRESETS, *common.BACKBONES}
-    if unknown:
-        raise ValueError(f"configs/msrc.py knows full, ablation, {', '.join((*common.PRESETS, *common.BACKBONES))}; not {', '.join(sorted(unknown))}")
-    preset, backbone = _one_of(common.PRESETS, words), _one_of(common.BACKBONES, words)
-    config = common.get_config(preset)
-    common.set_backbone(config, backbone)
-    config.data.builder = "voc_folder"
-    config.data.root = ""
+    config, words = common.with_words(arg, "configs/msrc.py", backbone="efficientnet_lite0", others=("full", "ablation"))
+    preset, backbone = common.preset_of(words), config.model.backbone.name
+    config.data.update({"builder": "voc_folder", "root": "", "saliency": "Saliency", "labels": "image_labels.txt"})
     config.supervision = "masks" if "full" in words else "image_labels"
 
     config.augment.crop = 224
@@ -51,12 +43,3 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.classifier.epochs = config.stages.epochs = 4
         config.stages.count = 2
     return config
-
-
-def _one_of(names: Iterable[str], words: set[str]) -> str:
-    """The one of `names` that is among the words; the first where none is."""
-    first, *_ = names
-    found = [name for name in names if name in words]
-    if len(found) > 1:
-        raise ValueError(f"{' and '.join(found)} exclude each other")
-    return found[0] if found else first

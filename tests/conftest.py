@@ -1,4 +1,4 @@
-"""8 fake CPU devices, set before jax starts; shared fixtures; --msrc and --fixtures for the tests that need files from outside."""
+"""8 fake CPU devices, set before jax starts; shared fixtures; --msrc, --coco-mini and --fixtures for the tests that need files from outside."""
 
 import os
 import pathlib
@@ -20,6 +20,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser):
     """Where the files are that are not in the repository; tests that use them are skipped where they are absent."""
+    parser.addoption("--coco-mini", default=str(REPOSITORY.parent / "shared" / "data" / "coco_mini"), help="a few COCO photos in the official layout")
     parser.addoption("--msrc", default=str(REPOSITORY.parent / "shared" / "data" / "msrc"), help="VOC-style folder of real photos")
 
 
@@ -78,6 +79,15 @@ def msrc(request) -> epath.Path:
     path = epath.Path(request.config.getoption("--msrc"))
     if not path.is_dir():
         pytest.skip(f"no real photos at {path} (--msrc=DIR)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def coco_mini(request) -> epath.Path:
+    """Folder of real COCO photos; tests that use it are skipped where it is absent."""
+    path = epath.Path(request.config.getoption("--coco-mini"))
+    if not path.is_dir():
+        pytest.skip(f"no COCO photos at {path} (--coco-mini=DIR)")
     return path
 
 

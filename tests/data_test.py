@@ -1,5 +1,6 @@
 """Builders, bad input, transforms, loader, buckets."""
 
+import concurrent.futures
 import shutil
 
 import cv2
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from auxseg_jax import files
-from auxseg_jax.data import dataset, features, loader, shapes, transforms, voc_folder
+from auxseg_jax.data import dataset, features, loader, shapes, transforms
+from auxseg_jax.data.listing import DataError
 from auxseg_jax.grid import Grid
 
 NORMAL = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
@@ -37,8 +39,9 @@ def folder(tmp_path, rng):
     return root
 
 
-def prepare(root, tmp_path):
-    return dataset.prepare(builder="voc_folder", train_split="train", val_split="val", cache_dir=str(tmp_path / "cache"), root=str(root))
+def prepare(root, tmp_path, **options):
+    options = {"saliency": "Saliency", "labels": "image_labels.txt"} | options
+    return dataset.prepare(builder="voc_folder", train_split="train", val_split="val", cache_dir=str(tmp_path / "cache"), root=str(root), **options)
 
 
 def test_voc_folder_round_trip(folder, tmp_path):
@@ -64,17 +67,13 @@ def test_the_training_reader_has_no_masks(folder, tmp_path):
 
 
 def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatch):
-    original = dataset._download_and_prepare
-
-    def meanwhile(builder):
-        monkeypatch.setattr(dataset, "_download_and_prepare", original)
-        prepare(folder, tmp_path)  # the other run, which is done first
-        original(builder)
-
-    monkeypatch.setattr(dataset, "_download_and_prepare", meanwhile)
-    data = prepare(folder, tmp_path)
-    assert [e["id"] for e in data.photos("train")] == [e["id"] for e in prepare(folder, tmp_path).photos("train")]
-    assert [p.name for p in (tmp_path / "cache/voc_folder").iterdir()] == [data.digest]
+    built, original = [], dataset._download_and_prepare
+    monkeypatch.setattr(dataset, "_download_and_prepare", lambda builder: built.append(builder.name) or original(builder))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: prepare(folder, tmp_path), range(2))
+    assert [e["id"] for e in one.photos("train")] == [e["id"] for e in two.photos("train")]
+    assert len(built) == 2  # the two TFDS configs, by one of the runs
+    assert {p.name for p in (tmp_path / "cache/voc_folder").iterdir()} == {one.digest, ".lock"}
 
 
 def test_a_killed_preparation_is_made_anew(folder, tmp_path, monkeypatch):
@@ -103,7 +102,7 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
     (folder / "Saliency" / "a3.png").unlink()
     (folder / "Saliency" / "a3.png").symlink_to(folder / "nowhere.png")
     (folder / "ImageSets/Segmentation/train.txt").write_text("a1\na1\n../secret\na2\na3\na4\nb1\n")
-    with pytest.raises(voc_folder.DataError) as error:
+    with pytest.raises(DataError) as error:
         prepare(folder, tmp_path)
     text = str(error.value)
     for expected in (
@@ -131,7 +130,7 @@ def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "Saliency" / "a4.png")
     files.write_label_png(folder / "Saliency" / "b1.png", np.full((24, 18), 200, np.uint8))
     files.write_label_png(folder / "SegmentationClass" / "b1.png", np.full((24, 18), 9, np.uint8))
-    with pytest.raises(voc_folder.DataError) as error:
+    with pytest.raises(DataError) as error:
         prepare(folder, tmp_path)
     text = str(error.value)
     for expected in (
@@ -140,7 +139,7 @@ def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
         "a3: Saliency/a3.png is 6x5, the photo 18x24",
         "a4: Saliency/a4.png cannot be read: expected an 8-bit grey or indexed PNG (mode L or P), found mode RGB",
         "b1: Saliency/b1.png cannot be read: expected greys, found indices of a palette",
-        "b1: SegmentationClass/b1.png holds class indices [9]; classes.txt ends at 2",
+        "b1: SegmentationClass/b1.png holds class indices [9]; the last class is 2",
     ):
         assert expected in text, f"{expected!r} is not in:\n{text}"
 
@@ -152,7 +151,7 @@ def test_missing_files_are_named(folder, tmp_path, missing):
         shutil.rmtree(path)
     else:
         path.unlink()
-    with pytest.raises(voc_folder.DataError, match="Saliency/a1.png" if missing == "Saliency" else "there is no"):
+    with pytest.raises(DataError, match="Saliency/a1.png" if missing == "Saliency" else "there is no"):
         prepare(folder, tmp_path)
 
 

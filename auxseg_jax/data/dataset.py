@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import io
-import uuid
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +13,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from auxseg_jax import files
-from auxseg_jax.data import features, shapes, voc_folder
+from auxseg_jax.data import builders, coco2014, features, pictures, shapes, voc2012, voc_folder
+from auxseg_jax.data.listing import DataError
+from auxseg_jax.terminal import console
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Dataset:
 
     def photos(self, split: str) -> Any:
         """Random-access source of raw examples of the `photos` config (see `data.features`): no masks in it."""
-        skip = tfds.decode.SkipDecoding()
-        return self.build(features.PHOTOS).as_data_source(split=split, decoders={"image": skip, "saliency": skip})
+        build = self.build(features.PHOTOS)
+        decoders = {key: tfds.decode.SkipDecoding() for key in ("image", "saliency") if key in build.info.features}
+        return build.as_data_source(split=split, decoders=decoders)
 
     def has_masks(self, split: str) -> bool:
         """Whether the split can be evaluated."""
@@ -62,35 +65,42 @@ def prepare(*, builder: str, train_split: str, val_split: str, cache_dir: str, *
     """Prepares the data set under `cache_dir`, unless it is there already, and returns its reader.
 
     Args:
-      builder: "shapes" or "voc_folder".
+      builder: "shapes", "voc_folder", "voc2012_wsss" or "coco2014_wsss".
       train_split, val_split: names of the splits.
       cache_dir: folder of the prepared copies (ArrayRecord files, named by a hash of what they were made from).
-      **source: `root` of voc_folder; `seed`, `sizes`, `train_photos`, `val_photos` of shapes.
+      **source: the builder's own fields, see `source_of`.
 
     Raises:
-      voc_folder.DataError: lists everything that is wrong with a folder.
+      listing.DataError: lists everything that is wrong with a data set.
     """
-    classes, digest, check, make = source_of(builder)(train_split=train_split, val_split=val_split, **source)
-    directory = epath.Path(cache_dir).expanduser() / builder / digest
-    make = functools.partial(make, file_format="array_record")
+    cache = epath.Path(cache_dir).expanduser() / builder
+    classes, digest, check, make = source_of(builder)(cache, train_split=train_split, val_split=val_split, **source)
+    directory, work = cache / digest, cache / f"{digest}.work"
     if not directory.exists():
-        check()
-        # Made aside and renamed: what is there is whole, whoever was killed, and two runs may prepare it at the same moment.
-        aside = directory.with_name(f"{digest}.{uuid.uuid4().hex}")
-        for config in (features.PHOTOS, features.MASKS):
-            _download_and_prepare(make(config=config, data_dir=str(aside)))
-        try:
-            aside.rename(directory)
-        except OSError:
-            if not directory.exists():
-                raise
-            aside.rmtree()  # the other run was first
-    build = functools.cache(lambda config: make(config=config, data_dir=str(directory)))
+        with files.lock(cache / ".lock", wait=True):
+            if not directory.exists():  # else another run was first
+                _prepare(directory, work, check, make(work))
+    build = functools.cache(lambda config: make(work)(config=config, data_dir=str(directory)))
     return Dataset(builder, classes, train_split, val_split, digest, build)
 
 
+def _prepare(directory: epath.Path, work: epath.Path, check: Callable, make: Callable) -> None:
+    """Checks, then builds aside and renames: what is there is whole, whoever was killed. What a kill leaves in `work` is used again."""
+    check(work)
+    aside = work / "tfds"
+    if aside.exists():
+        aside.rmtree()
+    for config in (features.PHOTOS, features.MASKS):
+        _download_and_prepare(make(config=config, data_dir=str(aside)))
+    aside.rename(directory)
+    work.rmtree()
+
+
 def source_of(builder: str) -> Callable:
-    """The function that takes the fields of `config.data` for this builder: train_split, val_split and its own."""
+    """The function of a builder that takes its cache and the fields of `config.data`: train_split, val_split and its own.
+
+    It returns the classes, the digest, check(work), and make(work): the TFDS builder but for config and data_dir.
+    """
     if builder not in _SOURCES:
         raise ValueError(f"data.builder={builder!r} is not one of {', '.join(_SOURCES)}")
     return _SOURCES[builder]
@@ -102,24 +112,49 @@ def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
         builder.download_and_prepare()
 
 
-def _shapes(*, train_split: str, val_split: str, seed: int, sizes, train_photos: int, val_photos: int):
+def _shapes(cache: epath.Path, *, train_split: str, val_split: str, seed: int, sizes, train_photos: int, val_photos: int):
+    del cache
     arguments = {"seed": seed, "sizes": [tuple(s) for s in sizes], "counts": {train_split: train_photos, val_split: val_photos}}
     digest = hashlib.sha256(repr((arguments, str(shapes.Shapes.VERSION))).encode()).hexdigest()[:16]
-    return shapes.CLASSES, digest, lambda: None, functools.partial(shapes.Shapes, **arguments)
+    make = functools.partial(shapes.Shapes, **arguments, file_format="array_record")
+    return shapes.CLASSES, digest, lambda work: None, lambda work: make
 
 
-def _voc_folder(*, train_split: str, val_split: str, root: str):
+def _voc_folder(cache: epath.Path, *, train_split: str, val_split: str, root: str, saliency: str, labels: str):
+    del cache
+    return _listed(builders.VocFolder, root, train_split, val_split, functools.partial(voc_folder.read, saliency=saliency, labels=labels))
+
+
+def _voc2012(cache: epath.Path, *, train_split: str, val_split: str, root: str, saliency: str):
+    read = functools.partial(voc2012.read, saliency=saliency, unpack_dir=cache / "unpacked")
+    return _listed(builders.Voc2012Wsss, root, train_split, val_split, read)
+
+
+def _coco2014(cache: epath.Path, *, train_split: str, val_split: str, root: str, saliency: str):
+    del cache
+    return _listed(builders.Coco2014Wsss, root, train_split, val_split, functools.partial(coco2014.read, saliency=saliency))
+
+
+def _listed(builder: type, root: str, train_split: str, val_split: str, read: Callable):
     if not root:
         raise ValueError("data.root is empty: name the folder, --config.data.root=DIR")
-    folder, faults = voc_folder.read_folder(root, [train_split] if train_split == val_split else [train_split, val_split])
-    if faults:
-        raise voc_folder.DataError(root, faults + voc_folder.picture_faults(folder))
+    listed, faults = read(root, list(dict.fromkeys([train_split, val_split])))
+    if faults:  # what is there is read all the same, so that everything is named at once
+        present = {split: [p for p in photos if all(f.exists() for f in p.files)] for split, photos in listed.photos.items()}
+        with tempfile.TemporaryDirectory() as work:
+            faults += pictures.check(dataclasses.replace(listed, photos=present), work)
+        raise DataError(root, faults)
 
-    def check() -> None:
-        if faults := voc_folder.picture_faults(folder):
-            raise voc_folder.DataError(root, faults)
+    def check(work: epath.Path) -> None:
+        for remark in listed.remarks:
+            console.print(f"{root}: {remark}", markup=False)
+        if found := pictures.check(listed, work):
+            if work.exists():
+                work.rmtree()  # mended files are another digest
+            raise DataError(root, found)
 
-    return folder.classes, folder.digest(), check, functools.partial(voc_folder.VocFolder, folder=folder)
+    digest = hashlib.sha256(f"{listed.digest()} {builder.VERSION}".encode()).hexdigest()[:16]
+    return listed.classes, digest, check, lambda work: functools.partial(builder, listing=listed, work=work, file_format="array_record")
 
 
-_SOURCES = {"shapes": _shapes, "voc_folder": _voc_folder}
+_SOURCES = {"shapes": _shapes, "voc_folder": _voc_folder, "voc2012_wsss": _voc2012, "coco2014_wsss": _coco2014}

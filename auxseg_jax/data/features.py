@@ -6,7 +6,7 @@ A data set is prepared as two TFDS configs, so that the training reader has no w
   id          str
   image       JPEG or PNG bytes, uint8 RGB [H, W, 3] when decoded
   labels      uint8 [C], multi-hot over the foreground classes (class k of the masks is labels[k - 1])
-  saliency    PNG bytes, uint8 [H, W] when decoded, 0..255
+  saliency    PNG bytes, uint8 [H, W] when decoded, 0..255; absent from a data set without maps
   size        int32 [2], (H, W)
 
 `masks` (evaluation, and the run that is marked fully supervised)
@@ -33,8 +33,8 @@ def builder_configs() -> list[tfds.core.BuilderConfig]:
     ]
 
 
-def dataset_info(builder: tfds.core.DatasetBuilder, classes: Sequence[str], encoding: str) -> tfds.core.DatasetInfo:
-    """DatasetInfo of `builder`'s config; `encoding` is that of the photos ("jpeg" or "png")."""
+def dataset_info(builder: tfds.core.DatasetBuilder, classes: Sequence[str], encoding: str, saliency: bool = True) -> tfds.core.DatasetInfo:
+    """DatasetInfo of `builder`'s config; `encoding` is that of the photos ("jpeg" or "png"), `saliency` whether there are maps."""
     plane = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
     if builder.builder_config.name == MASKS:
         features = {"id": tfds.features.Text(), "segmentation": plane}
@@ -43,9 +43,10 @@ def dataset_info(builder: tfds.core.DatasetBuilder, classes: Sequence[str], enco
             "id": tfds.features.Text(),
             "image": tfds.features.Image(encoding_format=encoding),
             "labels": tfds.features.Tensor(shape=(len(classes) - 1,), dtype=np.uint8),
-            "saliency": plane,
             "size": tfds.features.Tensor(shape=(2,), dtype=np.int32),
         }
+        if saliency:
+            features["saliency"] = plane
     return tfds.core.DatasetInfo(builder=builder, description="Weakly supervised segmentation.", features=tfds.features.FeaturesDict(features))
 
 
@@ -72,8 +73,12 @@ def check_image(data: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
+            mode = image.mode
     except UnidentifiedImageError as error:  # its own message names an object in memory
         raise ValueError("not a readable image") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image ({error})") from error
+    deep = data.startswith(b"\x89PNG") and data[24] > 8  # bits a channel; Pillow names colours of 16 bits RGB
+    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") or deep:
+        raise ValueError(f"its colours are {mode}{', 16 bits a channel' if deep else ''}; save it as 8-bit RGB or grey")
     return decode_image(data).shape[:2]

@@ -10,7 +10,6 @@ import collections
 import io
 import math
 import pickle
-import pickletools
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -18,6 +17,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from auxseg_jax import pickles
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _ZIP = b"PK\x03\x04"
@@ -75,56 +76,14 @@ _GLOBALS = {
 }
 
 
-_INSTRUCTIONS = {
-    *("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT"),
-    *("BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "EMPTY_DICT", "EMPTY_LIST"),
-    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM"),
-    *("SETITEMS", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT"),
-    *("MEMOIZE", "BINGET", "LONG_BINGET"),
-}
-
-
-_TO_PLACE, _FROM_PLACE = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")  # of the memo
-
-
-def _look_through(file: io.BytesIO) -> None:
-    """Refuses a pickle with instructions that torch does not write; leaves the file where it was.
-
-    A place in the memo beyond the number of instructions would allocate a memo of that size. A tuple used twice can be nested
-    so that hashing or printing it takes for ever.
-    """
-    start, memoized, tuples, last = file.tell(), 0, set(), ""
-    try:
-        instructions = list(pickletools.genops(file))
-    except (ValueError, IndexError) as error:
-        raise pickle.UnpicklingError(str(error)) from error
-    for count, (opcode, argument, _) in enumerate(instructions, 1):
-        if opcode.name not in _INSTRUCTIONS:
-            raise pickle.UnpicklingError(f"refused: the instruction {opcode.name}")
-        if opcode.name in _TO_PLACE and argument > count:
-            raise pickle.UnpicklingError(f"refused: place {argument} of the memo after {count} instructions")
-        if opcode.name == "MEMOIZE" or opcode.name in _TO_PLACE:
-            if last.startswith("TUPLE"):
-                tuples.add(memoized if argument is None else argument)
-            memoized += 1
-        if opcode.name in _FROM_PLACE and argument in tuples:
-            raise pickle.UnpicklingError("refused: a tuple that is used twice")
-        last = opcode.name
-    file.seek(start)
-
-
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickles.Unpickler):
     """Knows what a state dict is made of, and nothing else."""
 
+    known = _GLOBALS
+
     def __init__(self, file: io.BytesIO):
-        _look_through(file)
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _GLOBALS:
-            raise pickle.UnpicklingError(f"refused: the file asks for {module}.{name}")
-        return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], np.dtype) and pid[5:] in ((), (None,))):

@@ -38,10 +38,11 @@ def initial_labels(params: dict, batch: dict, *, network: nn.Module, grid: Grid,
     """
     size = batch["image"].shape[1:3]
     maps = cam_lib.multi_scale(_cam_of(network, params), batch["image"], batch["inside"], size, grid=grid, **cam)
-    labels = fuse(maps, batch["saliency"], batch["labels"], **fusion)
+    saliency = _given_saliency(batch, maps)
+    labels = fuse(maps, saliency, batch["labels"], **fusion)
     maps *= batch["labels"][:, None, None, :]
     best = {"cam_class": (maps.argmax(-1) + 1).astype(jnp.uint8), "cam_score": _to_uint8(maps.max(-1))}
-    return {"segmentation": labels, "saliency": _to_uint8(batch["saliency"])} | best
+    return {"segmentation": labels, "saliency": _to_uint8(saliency)} | best
 
 
 def updated_labels(
@@ -63,7 +64,7 @@ def updated_labels(
     """Labels of a batch of whole photos by the network of a stage.
 
     CAM <- random walk of the CAM on the (cross-task) pairwise affinity; S <- CRF(w sigmoid(P_sal) + (1 - w) S0)
-    with the off-the-shelf S0; labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S is S0.
+    with the off-the-shelf S0 (see `_given_saliency`); labels = fuse(CAM, S). Without the affinity the CAM stays, without the saliency task S is S0.
 
     Args:
       params: {"stage": of the stage, "classifier": of the classifier phase}, both of `network`.
@@ -94,14 +95,15 @@ def updated_labels(
         maps *= resize_nearest(batch["inside"], cells)[..., None]
     if renormalize:
         maps = cam_lib.normalize(maps)
-    saliency = batch["saliency"]
+    maps = resize_bilinear(maps, size)
+    saliency = _given_saliency(batch, maps)
     if "sal" in outputs:
         predicted = resize_bilinear(jax.nn.sigmoid(final(outputs["sal"])), size)[..., 0]
         saliency = saliency_weight * predicted + (1 - saliency_weight) * saliency
     if crf["iterations"]:
         photo = colours(network, batch["image"])
         saliency = jax.vmap(functools.partial(crf_lib.saliency, **crf))(photo, saliency, batch["inside"])
-    labels = fuse(resize_bilinear(maps, size), saliency, batch["labels"], **fusion)
+    labels = fuse(maps, saliency, batch["labels"], **fusion)
     if veto:
         possible = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=1)[:, None, None, :] > 0
         scores = resize_bilinear(final(outputs["seg"]), size)
@@ -126,6 +128,14 @@ def write_labels(name: str, labels_of: Callable[[dict, dict], dict], params: dic
             files.write_grey_png(epath.Path(output) / "cam_score" / f"{key}.png", row["cam_score"])
 
     passes.run(name, labels_of, params, reader, write, mesh)
+
+
+def _given_saliency(batch: dict, maps: jax.Array) -> jax.Array:
+    """S0 [B, H, W]: the off-the-shelf map; in a data set without any, the largest CAM of the photo's classes.
+
+    Then `fuse` makes a class of a CAM above both its thresholds, background of one below both, and 255 of what is between.
+    """
+    return batch["saliency"] if "saliency" in batch else (maps * batch["labels"][:, None, None, :]).max(-1)
 
 
 def _cam_of(network: nn.Module, params: dict) -> Callable[[jax.Array, jax.Array], jax.Array]:

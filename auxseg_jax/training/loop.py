@@ -9,9 +9,10 @@ from etils import epath
 from jax.sharding import Mesh
 
 from auxseg_jax import sharding, trees
+from auxseg_jax.terminal import progress
 from auxseg_jax.training.checkpoint import Checkpoints
 from auxseg_jax.training.step import TrainState
-from auxseg_jax.training.writer import Writer, progress
+from auxseg_jax.training.writer import Writer
 
 
 class NonFiniteError(RuntimeError):

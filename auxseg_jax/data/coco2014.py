@@ -1,0 +1,120 @@
+"""`coco2014_wsss`: MS COCO 2014, 80 classes. `root` is the official layout:
+
+annotations/instances_{train,val}2014.json
+{train,val}2014/<file_name>
+Saliency/<id>.png                                of any saliency network
+
+Splits: train 82,783, val 40,504; an id is the file's name without ending. Categories are numbered 1..80 in the order of their official ids,
+which have gaps. Photos without any object are kept. Masks, to evaluate, are painted from the objects: see `masks.paint`.
+"""
+
+import collections
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from auxseg_jax.data import listing
+
+COUNTS = {"train": 82783, "val": 40504}
+_OBJECT = {"image_id": int, "category_id": int, "segmentation": (list, dict), "area": (int, float)}
+
+
+def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Listing, list[str]]:
+    """Reads the annotations for the splits named, and checks that every photo they name is there.
+
+    Returns:
+      The listing, and every fault found. Splits with other counts than the official ones are remarks.
+
+    Raises:
+      DataError: there is no such folder, or no such split.
+    """
+    path = epath.Path(root).expanduser().resolve()
+    if not path.is_dir():
+        raise listing.DataError(root, ["there is no such folder (config.data.root)"])
+    unknown = [f"there is no split {split!r}; there are {', '.join(COUNTS)}" for split in splits if split not in COUNTS]
+    if unknown:
+        raise listing.DataError(root, unknown)
+    faults: list[str] = []
+    sources = {split: path / "annotations" / f"instances_{split}2014.json" for split in splits}
+    content = {split: _read_json(source, faults) for split, source in sources.items()}
+    categories = {entry["id"]: entry["name"] for tables in content.values() for entry in tables["categories"]}
+    index = {key: k for k, key in enumerate(sorted(categories), 1)}
+    folders = listing.saliency_folders(path, saliency)
+    photos, remarks, seen = {}, [], {}
+    for split, tables in content.items():
+        where = sources[split].name
+        objects = collections.defaultdict(list)
+        for entry in tables["annotations"]:
+            objects[entry["image_id"]].append(entry)
+        known = {entry["id"] for entry in tables["images"]}
+        faults += [f"{where}: objects of image {key}, which is not among the images" for key in sorted(objects.keys() - known)]
+        faults += [
+            f"{where}: an object of image {e['image_id']} has the category {e['category_id']}, which has no name"
+            for e in tables["annotations"]
+            if e["category_id"] not in index
+        ]
+        pictures = listing.file_names(path / f"{split}2014")
+        names = []
+        for image in tables["images"]:
+            file, name = image["file_name"], image["file_name"].rsplit(".", 1)[0]
+            if not listing.is_id(file):
+                faults.append(f"{where}: {file!r} is not a plain file name")
+                continue
+            if name in seen:
+                other = "stands there twice" if seen[name] == split else f"stands in instances_{seen[name]}2014.json too"
+                faults.append(f"{where}: {name} {other}")
+                continue
+            seen[name] = split
+            if file not in pictures:
+                faults.append(f"{name}: no photo {split}2014/{file}")
+            names.append((name, image))
+        maps = listing.find_saliency(folders, [name for name, _ in names], faults)
+        photos[split] = []
+        for name, image in names:
+            parts = tuple((index.get(e["category_id"], 0), e["area"], e["segmentation"]) for e in objects[image["id"]])
+            labels = np.zeros(len(index), np.uint8)
+            labels[[k - 1 for k, *_ in parts]] = 1
+            mask = listing.Objects((image["height"], image["width"]), parts)
+            photos[split].append(listing.Photo(name, path / f"{split}2014" / image["file_name"], labels, maps[name], mask))
+        if len(names) != COUNTS[split]:
+            remarks.append(f"{split} holds {len(names)} photos, the official one {COUNTS[split]}")
+    classes = ("background", *(categories[key] for key in sorted(categories)))
+    return listing.Listing(path, classes, photos, [source for source in sources.values() if source.exists()], remarks), faults
+
+
+def _read_json(path: epath.Path, faults: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The three tables of an annotation file, the entries that are whole."""
+    empty: dict[str, list] = {"images": [], "annotations": [], "categories": []}
+    try:
+        content = json.loads(path.read_text())
+    except OSError:
+        faults.append(f"{path.name}: there is no file {path}")
+        return empty
+    except ValueError as error:
+        faults.append(f"{path.name}: not valid JSON ({error})")
+        return empty
+    if not isinstance(content, dict):
+        faults.append(f"{path.name}: expected an object with images, annotations and categories")
+        return empty
+    wanted = {
+        "images": {"id": int, "file_name": str, "height": int, "width": int},
+        "annotations": _OBJECT,
+        "categories": {"id": int, "name": str},
+    }
+    tables = {}
+    for table, fields in wanted.items():
+        entries = content.get(table)
+        if not isinstance(entries, list):
+            faults.append(f"{path.name}: there is no list {table!r}")
+            entries = []
+        tables[table] = []
+        for number, entry in enumerate(entries):
+            wrong = [key for key, kind in fields.items() if not (isinstance(entry, dict) and isinstance(entry.get(key), kind))]
+            if wrong:
+                faults.append(f"{path.name}: {table}[{number}] has no proper {' and '.join(wrong)}")
+            else:
+                tables[table].append(entry)
+    return tables

@@ -1,0 +1,147 @@
+"""What a data set's own files say before a picture is opened: classes, photos, labels, and where the pictures lie."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+
+class DataError(ValueError):
+    """Everything that is wrong with a data set, one fault a line."""
+
+    def __init__(self, root: epath.PathLike, faults: Sequence[str]):
+        super().__init__("\n  ".join([f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:", *faults]))
+        self.faults = list(faults)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """Objects of a COCO photo, from which its mask is painted.
+
+    Attributes:
+      size: (H, W).
+      parts: (class index from 1, area in pixels, segmentation as the JSON has it) of each.
+    """
+
+    size: tuple[int, int]
+    parts: tuple[tuple[int, float, list | dict], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """Where the parts of one photo lie.
+
+    Attributes:
+      name: its id.
+      image: JPEG or PNG.
+      labels: uint8 [C], multi-hot over the foreground classes.
+      saliency: 8-bit grey maps, averaged; none: the data set has none.
+      mask: an indexed PNG, a .mat of SBD, the objects it is painted from, or None.
+    """
+
+    name: str
+    image: epath.Path
+    labels: np.ndarray
+    saliency: tuple[epath.Path, ...] = ()
+    mask: epath.Path | Objects | None = None
+
+    @property
+    def files(self) -> list[epath.Path]:
+        """All files of it."""
+        return [self.image, *self.saliency, *([self.mask] if isinstance(self.mask, epath.Path) else [])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A data set as its lists have it.
+
+    Attributes:
+      root: its folder.
+      classes: names, background first.
+      photos: {split: photos in the order of its list}.
+      lists: other files that were read.
+      remarks: what a user should know and that is no fault.
+    """
+
+    root: epath.Path
+    classes: tuple[str, ...]
+    photos: Mapping[str, Sequence[Photo]]
+    lists: Sequence[epath.Path] = ()
+    remarks: Sequence[str] = ()
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """The splits that have pixel labels."""
+        return tuple(split for split, photos in self.photos.items() if any(photo.mask is not None for photo in photos))
+
+    @property
+    def saliency(self) -> bool:
+        """Whether there are saliency maps."""
+        return any(photo.saliency for photos in self.photos.values() for photo in photos)
+
+    def digest(self) -> str:
+        """Hash of the lists and of every file's name, size and time: the prepared copy is stale when it changes."""
+        state = hashlib.sha256(repr((str(self.root), self.classes, tuple(self.photos), self.masks)).encode())
+        for split, photos in self.photos.items():
+            for photo in photos:
+                state.update(f"{split} {photo.name}".encode() + photo.labels.tobytes())
+        everything = (photo.files for photos in self.photos.values() for photo in photos)
+        for path in (path for group in (self.lists, *everything) for path in group):
+            stat = path.stat()
+            state.update(f"{path} {stat.length} {stat.mtime}".encode())
+        return state.hexdigest()[:16]
+
+
+def is_id(name: str) -> bool:
+    """Whether `name` is a plain file name, without folder and blanks."""
+    return not ("/" in name or "\\" in name or name in ("", ".", "..") or len(name.split()) != 1)
+
+
+def read_lines(path: epath.Path, faults: list[str]) -> list[tuple[int, str]]:
+    """(line number, stripped line) of the lines that are not empty; what is wrong with the file is added to `faults`."""
+    if not path.exists():
+        faults.append(f"{path.name}: there is no file {path}")
+        return []
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        faults.append(f"{path.name}: not a text file ({error})")
+        return []
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
+    """The ids of a list, one a line, each once."""
+    names: dict[str, None] = {}  # a set that keeps its order
+    lines = read_lines(path, faults)
+    for number, name in lines:
+        if not is_id(name):
+            faults.append(f"{path.name} line {number}: {name!r} is not an id (a plain file name without folder and ending)")
+        elif name in names:
+            faults.append(f"{path.name} line {number}: {name} stands there twice")
+        else:
+            names[name] = None
+    if not lines and path.exists():
+        faults.append(f"{path.name}: names no photo")
+    return tuple(names)
+
+
+def file_names(path: epath.Path) -> set[str]:
+    """Names of the files in a folder; not of links that lead nowhere."""
+    return {p.name for p in path.iterdir() if p.exists()} if path.is_dir() else set()
+
+
+def saliency_folders(root: epath.Path, folders: str) -> list[epath.Path]:
+    """The folders of saliency maps that `config.data.saliency` names: relative to `root`, separated by commas; "none": no folder."""
+    return [] if folders == "none" else [root / folder.strip() for folder in folders.split(",")]
+
+
+def find_saliency(folders: Sequence[epath.Path], names: Iterable[str], faults: list[str]) -> dict[str, tuple[epath.Path, ...]]:
+    """{id: its maps, one of each folder}; what is not there is added to `faults`."""
+    names = list(names)
+    for folder in folders:
+        listed = file_names(folder)
+        faults += [f"{name}: no saliency map {folder.name}/{name}.png" for name in names if f"{name}.png" not in listed]
+    return {name: tuple(folder / f"{name}.png" for folder in folders) for name in names}
