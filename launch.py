@@ -20,15 +20,25 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: everything i
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "predict", "profile"],
-    "train: run, or go on with, the whole method. predict: segment photos. profile: time the loader and the train step; with --input, the dense CRF.",
+    ["train", "predict", "evaluate", "profile"],
+    "train: run, or go on with, the whole method. predict: segment photos. evaluate: score a folder of label PNGs or CAMs. "
+    "profile: time the loader and the train step; with --input, the dense CRF.",
 )
 _INPUT = flags.DEFINE_string("input", None, "predict: the photos, a pattern such as 'DIR/*.jpg'. profile: one photo.")
 _POST = flags.DEFINE_bool("post", False, "predict: post-process, as config.post and config.crf of the workdir say (views, then the dense CRF).")
+_SHOW = flags.DEFINE_list("show", [], "predict: what else to write: overlay, saliency, cam, affinity (with --point), separated by commas.")
+_POINT = flags.DEFINE_list("point", [], "predict: x,y in pixels, the pixel whose affinities --show=affinity draws.")
+_PREDICTIONS = flags.DEFINE_string("predictions", None, "evaluate: folder of <id>.png (labels), or of <id>.npy or <id>.npz (CAMs).")
+_SPLIT = flags.DEFINE_string("split", None, "evaluate: the split whose masks to score against; the config's val_split.")
 _OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks.")
 
 
-_NEEDS = {"train": ("config", "workdir"), "predict": ("workdir", "input", "output"), "profile": ("config",)}
+_ONLY = {
+    "input": ("predict", "profile"),
+    **dict.fromkeys(("output", "post", "show", "point"), ("predict",)),
+    **dict.fromkeys(("predictions", "split"), ("evaluate",)),
+}
+_NEEDS = {"train": ("config", "workdir"), "predict": ("workdir", "input", "output"), "evaluate": ("config", "predictions"), "profile": ("config",)}
 
 
 def main(argv: list[str]) -> None:
@@ -37,8 +47,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown arguments: {argv[1:]} (quote the pattern of --input)")
     if _MODE.value == "predict" and _CONFIG.value is not None:
         raise app.UsageError("--mode=predict takes the config of --workdir, not --config")
-    if _MODE.value != "predict" and _POST.value:
-        raise app.UsageError("--post is of --mode=predict; a training run post-processes the validation photos anyway")
+    for name, modes in _ONLY.items():
+        if flags.FLAGS[name].value and _MODE.value not in modes:
+            raise app.UsageError(f"--{name} is of --mode={' and --mode='.join(modes)}")
+    if _POINT.value and not (len(_POINT.value) == 2 and all(n.isdecimal() for n in _POINT.value)):
+        raise app.UsageError("--point takes two numbers, x,y in pixels")
     missing = [f"--{name}" for name in _NEEDS[_MODE.value] if not flags.FLAGS[name].value]
     if missing:
         raise app.UsageError(f"--mode={_MODE.value} needs {' and '.join(missing)}")
@@ -60,8 +73,14 @@ def main(argv: list[str]) -> None:
         signal.signal(signal.SIGINT, stop)
     try:
         if _MODE.value == "predict":
-            count = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value)
+            point = tuple(map(int, _POINT.value)) if _POINT.value else None
+            count, faults = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value, _SHOW.value, point)
             console.print(f"{count} masks in {_OUTPUT.value}")
+            if faults:
+                sys.exit("\n  ".join([f"error: {len(faults)} photos could not be read:", *faults]))
+            return
+        if _MODE.value == "evaluate":
+            console.print_json(data=stages.evaluate_folder(_CONFIG.value, _PREDICTIONS.value, _SPLIT.value))
             return
         platform.set_compilation_cache(_CONFIG.value.compilation_cache)
         if _MODE.value == "profile":

@@ -90,6 +90,13 @@ def write_grey_png(path: epath.PathLike, values: np.ndarray) -> None:
     _write_png(path, Image.fromarray(_uint8_plane(values)))
 
 
+def write_jpeg(path: epath.PathLike, pixels: np.ndarray) -> None:
+    """Writes uint8 RGB [H, W, 3] as a JPEG, to look at."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+    write_bytes(path, buffer.getvalue())
+
+
 def write_pseudo_labels(directory: epath.PathLike, name: str, segmentation: np.ndarray, saliency: np.ndarray) -> None:
     """Writes one photo's pseudo labels: <directory>/segmentation/<name>.png (255 ignore) and saliency/<name>.png (255 salient)."""
     write_label_png(epath.Path(directory) / "segmentation" / f"{name}.png", segmentation)

@@ -1,7 +1,7 @@
 """Segmentation and classification of whole photos, over a split or a folder."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,10 @@ from auxseg_jax import files, passes
 from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.grid import Grid
+from auxseg_jax.models.affinity import Pairwise
 from auxseg_jax.models.auxsegnet import colours, final
 from auxseg_jax.models.layers import resize_bilinear, views
+from auxseg_jax.pseudo import cam as cam_lib
 from auxseg_jax.pseudo import crf as crf_lib
 
 
@@ -44,35 +46,80 @@ def segment(
     reader: PhotoReader,
     output: epath.PathLike,
     mesh: Mesh,
-    saliency: bool = False,
+    show: Collection[str] = (),
+    classes: Sequence[str] = (),
+    point: tuple[int, int] | None = None,
     crf: Mapping[str, Any] | None = None,
     *,
     scales: Sequence[float],
     flip: bool,
 ) -> None:
-    """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`.
+    """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`; and what else is asked for.
 
-    With `saliency` also <output>/saliency/<id>.png, grey, of a network that has that task. `crf` are options of
-    `crf.segmentation`; without, or with 0 iterations, the probabilities stay as they are.
+    Args:
+      name: on the progress bar.
+      network, params, mesh: of the network, and where batches go.
+      reader: the photos.
+      output: folder.
+      show: any of these. overlay: <output>/overlay/<id>.jpg, the photo under the colours of its labels. saliency: <output>/saliency/<id>.png,
+        grey, of a network that has that task. cam: <output>/cam/<id>.<class>.png, grey, of the classes to which the classification branch
+        gives more than 0.5. affinity: <output>/affinity/<id>.png, grey, the row of the (cross-task) pairwise affinity for `point`, its
+        largest entry white.
+      classes: names, background first, for the file names of `cam`.
+      point: (x, y) in pixels.
+      crf: options of `crf.segmentation`; without, or with 0 iterations, the probabilities stay as they are.
+      scales, flip: views.
     """
     output = epath.Path(output)
 
     def predict(params: dict, batch: dict) -> dict[str, jax.Array]:
-        scores = probabilities(network, params, batch["image"], batch["inside"], reader.grid, scales=scales, flip=flip)
+        image, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
+        scores = probabilities(network, params, image, inside, reader.grid, scales=scales, flip=flip)
         if crf and crf["iterations"]:
             sharpen = functools.partial(crf_lib.segmentation, **crf)
-            scores["seg"] = jax.vmap(sharpen)(colours(network, batch["image"]), scores["seg"], batch["inside"])
+            scores["seg"] = jax.vmap(sharpen)(colours(network, image), scores["seg"], inside)
         maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
-        if saliency and "sal" in scores:
-            maps["saliency"] = jnp.round(255 * scores["sal"][..., 0]).astype(jnp.uint8)
+        if "overlay" in show:
+            maps["photo"] = colours(network, image).astype(jnp.uint8)
+        if "saliency" in show and "sal" in scores:
+            maps["saliency"] = _grey(scores["sal"][..., 0])
+        if {"cam", "affinity"} & set(show):
+            outputs = network.apply({"params": params}, image, inside=inside)
+        if "cam" in show:
+            maps["cam"] = _grey(cam_lib.normalize(resize_bilinear(outputs["cam"], size)))
+            maps["present"] = jax.nn.sigmoid(outputs["cls_logits"]) > 0.5
+        if "affinity" in show:
+            maps["affinity"] = _grey(_row_at(outputs["affinity"], point, outputs["cam"].shape[1:3], size))
         return maps
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
         files.write_label_png(output / f"{key}.png", row["labels"])
-        if "saliency" in row:
-            files.write_grey_png(output / "saliency" / f"{key}.png", row["saliency"])
+        if "photo" in row:
+            files.write_jpeg(output / "overlay" / f"{key}.jpg", _overlay(row["photo"], row["labels"]))
+        for kind in ("saliency", "affinity"):
+            if kind in row:
+                files.write_grey_png(output / kind / f"{key}.png", row[kind])
+        for index in np.flatnonzero(row.get("present", ())):
+            files.write_grey_png(output / "cam" / f"{key}.{classes[index + 1]}.png", row["cam"][..., index])
 
     passes.run(name, predict, params, reader, write, mesh)
+
+
+def _grey(values: jax.Array) -> jax.Array:
+    return jnp.round(255 * values).astype(jnp.uint8)
+
+
+def _row_at(affinity: Pairwise, point: tuple[int, int], cells: tuple[int, int], size: tuple[int, int]) -> jax.Array:
+    """Row of the affinity for the cell that holds a pixel, [B, H, W], its largest entry 1."""
+    column, line = (min(int(p * n / s), n - 1) for p, n, s in zip(point, cells[::-1], size[::-1], strict=True))
+    row = affinity.row(line * cells[1] + column).reshape(-1, *cells, 1)
+    return resize_bilinear(row / row.max((1, 2, 3), keepdims=True), size)[..., 0]
+
+
+def _overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The photo, half of it covered by the labels' colours where there is an object."""
+    mixed = (photo.astype(np.uint16) + files.palette()[labels]) // 2
+    return np.where(labels[..., None] > 0, mixed, photo).astype(np.uint8)
 
 
 def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -94,23 +141,26 @@ def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, m
 class PhotoFiles:
     """Photo files as a source for `PhotoReader`: ids are the file names without ending.
 
+    Attributes:
+      sizes: (H, W) of the photos that can be read; the source holds these.
+      faults: a line for each of the others.
+
     Raises:
-      ValueError: lists files that cannot be read, and names that would be written to the same mask.
+      ValueError: names that would be written to the same mask.
     """
 
     def __init__(self, paths: Sequence[epath.PathLike]):
-        self._paths = [epath.Path(p) for p in paths]
-        self.sizes, faults, seen = [], [], {}
-        for path in self._paths:
-            if path.stem in seen:
-                faults.append(f"{path} and {seen[path.stem]} would both be written to {path.stem}.png")
-            seen[path.stem] = path
+        self._paths, self.sizes, self.faults = [], [], []
+        stems: dict[str, epath.Path] = {}
+        for path in map(epath.Path, paths):
+            if path.stem in stems:
+                raise ValueError(f"{path} and {stems[path.stem]} would both be written to {path.stem}.png")
+            stems[path.stem] = path
             try:
                 self.sizes.append(features.check_image(path.read_bytes()))
+                self._paths.append(path)
             except (OSError, ValueError) as error:
-                faults.append(f"{path}: {error}")
-        if faults:
-            raise ValueError("nothing was predicted; these photos cannot be used:\n  " + "\n  ".join(faults))
+                self.faults.append(f"{path}: {error}")
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -21,7 +21,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
@@ -106,16 +106,27 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     return outcome
 
 
-def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike, post: bool = False) -> int:
-    """Segments the photos that `pattern` names with the last trained stage of `workdir`; returns how many.
+def predict_photos(
+    workdir: epath.PathLike,
+    pattern: str,
+    output: epath.PathLike,
+    post: bool = False,
+    show: Collection[str] = (),
+    point: tuple[int, int] | None = None,
+) -> tuple[int, list[str]]:
+    """Segments the photos that `pattern` names with the last trained stage of `workdir`.
 
     With `post` the predictions are post-processed: views of config.post, then the dense CRF.
 
-    Writes <output>/<name>.png, indexed with the VOC palette, in the photo's own size.
+    Writes <output>/<name>.png, indexed with the VOC palette, in the photo's own size, and what `show` asks for: see `predict.segment`.
+
+    Returns:
+      How many, and a line for each photo that cannot be read; the others are done all the same.
 
     Raises:
       FileNotFoundError: no finished stage in the workdir, or no photo.
-      ValueError: photos that cannot be read, all of them by name; nothing is written then.
+      ValueError: two photos of one name, masks that would overwrite photos, something to show that the network has not; or no
+        photo can be read.
     """
     workdir = epath.Path(workdir).expanduser()
     stages = sorted(path.parent for path in workdir.glob(f"stage_*/{files.DONE}"))
@@ -129,16 +140,40 @@ def predict_photos(workdir: epath.PathLike, pattern: str, output: epath.PathLike
         raise ValueError(f"the masks would overwrite the photos, {min(overwritten)} first; choose another --output")
     config = ml_collections.ConfigDict(files.read_json(workdir / "config.json"))
     checks.check(config)  # of a workdir that an older version wrote
+    has = {"overlay": True, "cam": config.tasks.cls, "saliency": config.tasks.sal, "affinity": config.affinity.pairwise}
+    if lacking := [name for name in show if not has.get(name)]:
+        raise ValueError(f"this network cannot show {', '.join(lacking)}; it can show {', '.join(name for name in has if has[name])}")
+    if ("affinity" in show) != (point is not None):
+        raise ValueError("--show=affinity and --point=x,y go together")
+    photos = predict.PhotoFiles(paths)
+    if not photos.sizes:
+        raise ValueError("no photo can be read:\n  " + "\n  ".join(photos.faults))
+    if point is not None:
+        height, width = (min(sizes) for sizes in zip(*photos.sizes, strict=True))
+        if not (0 <= point[0] < width and 0 <= point[1] < height):
+            raise ValueError(f"--point={point[0]},{point[1]} is outside a photo; the smallest are {width} wide and {height} high")
     classes = files.read_json(workdir / "manifest.json")["data"]["classes"]
     platform.set_compilation_cache(config.compilation_cache)
     mesh = sharding.make_mesh(data=1)
     network = build_network(config, len(classes) - 1)
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
-    photos = predict.PhotoFiles(paths)
     reader = make_reader(config, photos, mesh, photos.sizes)
     options = postprocessing(config) if post else config.predict
-    predict.segment(f"segmentation by {stages[-1].name}", network, params, reader, output, mesh, **options)
-    return len(paths)
+    title = f"segmentation by {stages[-1].name}"
+    predict.segment(title, network, params, reader, output, mesh, show=show, classes=classes, point=point, **options)
+    return len(photos), photos.faults
+
+
+def evaluate_folder(config: ml_collections.ConfigDict, predictions: epath.PathLike, split: str | None) -> dict[str, Any]:
+    """Scores a folder of PNGs or CAMs of anybody's against the masks of a split of `config.data`, by default the validation split.
+
+    See `score.score_folder`.
+    """
+    checks.check(config)
+    fields = dict(config.data) | ({"val_split": split} if split and split != config.data.train_split else {})
+    data = dataset_lib.prepare(**fields)
+    split = split or data.val_split
+    return {"split": split} | score.score_folder(predictions, data, split)
 
 
 def build_network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:
@@ -260,7 +295,7 @@ def _phases(this: Run) -> dict[str, Any]:
     for index in range(config.stages.count):
         name = f"stage_{index:02d}"
         phase(name, functools.partial(_train_stage, this, index=index, labels=labels))
-        phase(f"{name}/val", functools.partial(_segment_val, this, name=name, title="segmentation", options=dict(config.predict, saliency=True)))
+        phase(f"{name}/val", functools.partial(_segment_val, this, name=name, title="segmentation", options=dict(config.predict, show=("saliency",))))
         if evaluate[data.val_split]:
             scores = phase(f"{name}/score", lambda _, name=name: score.score_predictions(workdir / name / "val", data, data.val_split))
             phase(f"{name}/post", functools.partial(_segment_val, this, name=name, title="post-processing", options=postprocessing(config)))

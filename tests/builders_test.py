@@ -101,7 +101,7 @@ def test_a_hostile_pickle_is_refused(tmp_path, capsys):
     for content in ({"a1": Hostile()}, {"a1": "text"}, ["a1"], {"a1": np.array(["text"])}):
         npy(tmp_path / "cls_labels.npy", content)
         _, faults = labels.read(tmp_path / "cls_labels.npy")
-        assert faults and "not a pickled dict of label vectors" in faults[0]
+        assert faults and ("not a dict of label vectors" in faults[0] or "not a readable .npy" in faults[0])
     assert not capsys.readouterr().out
 
 

@@ -16,11 +16,13 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from auxseg_jax import checks, files, profile, stages
-from auxseg_jax.data import dataset, shapes
+from auxseg_jax import checks, files, profile, sharding, stages
+from auxseg_jax.data import dataset, shapes, transforms
 from auxseg_jax.evaluation import metrics
+from auxseg_jax.models import auxsegnet
+from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import crf
-from auxseg_jax.training import optimizer
+from auxseg_jax.training import checkpoint, optimizer
 from configs import tiny
 
 CONFIGS = sorted(p.stem for p in (REPOSITORY / "configs").glob("*.py") if p.stem not in ("common", "__init__"))
@@ -176,12 +178,65 @@ def test_predict(finished, tmp_path, rng):
     photos.mkdir()
     for name, size in (("a", (40, 33)), ("b", (25, 60))):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / f"{name}.jpg")
-    process = launch("--mode=predict", "--post", f"--workdir={workdir}", f"--input={photos}/*.jpg", f"--output={tmp_path / 'masks'}")
+    (photos / "c.jpg").write_bytes(b"no photo")
+    show = "--show=overlay,saliency,cam,affinity"
+    process = launch(
+        "--mode=predict", "--post", show, "--point=10,20", f"--workdir={workdir}", f"--input={photos}/*.jpg", f"--output={tmp_path / 'masks'}"
+    )
     output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0 and "2 masks in" in output, output
+    assert process.returncode == 1 and "2 masks in" in output, output
+    assert "1 photos could not be read:" in output and "c.jpg: not a readable image" in output
     for name, size in (("a", (40, 33)), ("b", (25, 60))):
         with Image.open(tmp_path / "masks" / f"{name}.png") as mask:
             assert mask.mode == "P" and mask.size == size[::-1]
+        with Image.open(tmp_path / "masks/overlay" / f"{name}.jpg") as overlay:
+            assert overlay.mode == "RGB" and overlay.size == size[::-1]
+        for kind in ("saliency", "affinity"):
+            with Image.open(tmp_path / "masks" / kind / f"{name}.png") as grey:
+                assert grey.mode == "L" and grey.size == size[::-1]
+
+
+@pytest.mark.parametrize("block_mib", [2048.0, 1e-4])
+def test_what_predict_shows_is_what_the_network_says(finished, tmp_path, block_mib):
+    workdir, _, config = finished
+    y, x = np.mgrid[:32, :40]
+    photo = np.stack([6 * x, 7 * y, 100 + 3 * (x - y)], -1).astype(np.uint8)  # smooth: a JPEG keeps it
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "classifier", "cam", "val", "post", "pseudo"))
+    content = json.loads((workdir / "config.json").read_text())
+    content["affinity"]["block_mib"] = block_mib
+    (tmp_path / "run/config.json").write_text(json.dumps(content))
+    stages.predict_photos(tmp_path / "run", str(tmp_path / "a.png"), tmp_path / "masks", show=("overlay", "cam", "affinity"), point=(33, 5))
+    network = stages.build_network(config, len(shapes.CLASSES) - 1)
+    params = checkpoint.load_params(workdir / "stage_01/params", stages.abstract_params(network, config), sharding.make_mesh(data=1))
+    spec = auxsegnet.normalisation(config.model)
+    outputs = network.apply({"params": params}, transforms.normalize(photo, **spec)[None])
+    height, width = outputs["cam"].shape[1:3]
+    row = outputs["affinity"].whole[0].reshape(height, width, height, width)[5 * height // 32, 33 * width // 40]
+    found = files.read_plane(tmp_path / "masks/affinity/a.png")
+    expected = np.asarray(resize_bilinear((row / row.max())[None, ..., None], (32, 40)))[0, ..., 0] * 255
+    np.testing.assert_allclose(found, expected, atol=1)
+    present = {shapes.CLASSES[k + 1] for k in np.flatnonzero(np.asarray(outputs["cls_logits"])[0] > 0)}
+    assert {path.name.split(".")[1] for path in (tmp_path / "masks").glob("cam/a.*.png")} == present
+    labels = files.read_plane(tmp_path / "masks/a.png")
+    with Image.open(tmp_path / "masks/overlay/a.jpg") as overlay:
+        drawn = np.asarray(overlay).astype(int)
+    expected = np.where(labels[..., None] > 0, (photo.astype(int) + files.palette()[labels]) // 2, photo)
+    assert np.abs(drawn - expected).mean() < 8
+
+
+def test_predict_shows_only_what_there_is(finished, tmp_path):
+    workdir, *_ = finished
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    for arguments, message in (
+        ({"show": ("map",)}, "cannot show map; it can show overlay, cam, saliency, affinity"),
+        ({"show": ("affinity",)}, "go together"),
+        ({"point": (1, 1)}, "go together"),
+        ({"show": ("affinity",), "point": (20, 1)}, "--point=20,1 is outside a photo; the smallest are 20 wide and 20 high"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stages.predict_photos(workdir, str(tmp_path / "a.png"), tmp_path / "masks", **arguments)
+    assert not (tmp_path / "masks").exists()
 
 
 def test_post_processing_gives_the_crf_the_photos_colours(finished, tmp_path, rng, monkeypatch):
@@ -206,9 +261,11 @@ def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no photo")
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.jpg")
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.png")
-    with pytest.raises(ValueError, match=r"(?s)bad\.jpg.*good\.png and .*good\.jpg would both be written to good\.png"):
+    with pytest.raises(ValueError, match=r"good\.png and .*good\.jpg would both be written to good\.png"):
         stages.predict_photos(workdir, f"{tmp_path}/*.*", tmp_path / "masks")
     assert not (tmp_path / "masks").exists()
+    with pytest.raises(ValueError, match=r"no photo can be read:\n  .*bad\.jpg: not a readable image"):
+        stages.predict_photos(workdir, f"{tmp_path}/bad.jpg", tmp_path / "masks")
     with pytest.raises(FileNotFoundError, match="no file matches --input="):
         stages.predict_photos(workdir, f"{tmp_path}/*.tif", tmp_path / "masks")
     shutil.copytree(workdir / "stage_01", tmp_path / "older/stage_01")

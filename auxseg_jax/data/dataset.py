@@ -52,6 +52,11 @@ class Dataset:
         """Whether the split can be evaluated."""
         return split in self.build(features.MASKS).info.splits
 
+    def names(self, split: str) -> list[str]:
+        """Ids of a split, in the order of its photos."""
+        source = self.photos(split)
+        return [source[k]["id"].decode() for k in range(len(source))]
+
     def masks(self, split: str) -> Iterator[tuple[str, Any]]:
         """(id, uint8 [H, W] pixel labels) of a split. To evaluate, and for the run marked fully supervised; nothing else."""
         if not self.has_masks(split):

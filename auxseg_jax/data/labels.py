@@ -18,7 +18,6 @@ import collections
 import csv
 import io
 import json
-import pickle
 import re
 import sys
 import xml.etree.ElementTree
@@ -207,56 +206,11 @@ def xml_classes(path: epath.Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-class _Dtype:
-    """Stands for numpy.dtype in a pickle."""
-
-    def __init__(self, name: str, *_: Any):
-        self.name, self.order = name, "<"
-
-    def __setstate__(self, state: Any) -> None:
-        self.order = state[1] if state[1] in "<>|" else "<"
-
-    def numbers(self, raw: bytes | str) -> np.ndarray:
-        if not re.fullmatch(r"[fiub][1248]", self.name):
-            raise pickle.UnpicklingError(f"refused: an array of {self.name}")
-        return np.frombuffer(raw.encode("latin1") if isinstance(raw, str) else raw, np.dtype(self.order.replace("|", "<") + self.name))
-
-
-class _Array:
-    """Stands for an array in a pickle: `value` is a flat array, or a list of objects."""
-
-    def __setstate__(self, state: Any) -> None:
-        _, _, dtype, _, content = state
-        self.value = content if isinstance(content, list) else dtype.numbers(content)
-
-
-def _scalar(dtype: _Dtype, raw: bytes | str) -> Any:
-    return dtype.numbers(raw)[0].item()
-
-
-class _Unpickler(pickles.Unpickler):
-    """Knows what a dict of arrays is made of."""
-
-    known = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): lambda text, _: text.encode("latin1")} | {
-        (f"numpy.{core}.multiarray", name): value
-        for core in ("core", "_core")
-        for name, value in (("_reconstruct", lambda *_: _Array()), ("scalar", _scalar))
-    }
-
-
 def _read_npy(path: epath.Path) -> tuple[Labels, list[str]]:
-    file = io.BytesIO(path.read_bytes())
-    try:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        content = _Unpickler(file).load() if dtype.hasobject and shape == () else None
-        (content,) = content.value
-        labels = {}
-        for key, vector in content.items():
-            labels[str(key)] = path.name, np.asarray(vector.value, np.float64).reshape(-1)
-    except (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(f"not a pickled dict of label vectors: {error}") from error
-    return labels, []
+    content = pickles.read_npy(path.read_bytes())
+    if not isinstance(content, dict) or not all(isinstance(value, np.ndarray) and value.ndim == 1 for value in content.values()):
+        raise ValueError("not a dict of label vectors")
+    return {str(key): (path.name, vector) for key, vector in content.items()}, []
 
 
 def lay_out(root: epath.PathLike, labels: Labels, classes: Sequence[str] | None, val_share: float) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Scores folders of PNGs against the pixel labels of a split. The only reader of pixel labels in a weakly supervised run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from etils import epath
 
 from auxseg_jax import files
 from auxseg_jax.data.dataset import Dataset
-from auxseg_jax.evaluation import metrics
+from auxseg_jax.evaluation import cams, metrics
 
 
 def score_predictions(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
@@ -26,9 +27,50 @@ def score_predictions(directory: epath.PathLike, dataset: Dataset, split: str) -
 
 
 def sweep_cam(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
-    """mIoU of the CAMs <directory>/{cam_class,cam_score}/<id>.png alone, where a score up to a threshold is background.
+    """`_sweep` of the CAMs <directory>/{cam_class,cam_score}/<id>.png."""
+
+    def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+        classes, score = (files.read_plane(epath.Path(directory) / kind / f"{name}.png") for kind in ("cam_class", "cam_score"))
+        return classes, score
+
+    return _sweep(read, dataset, split)
+
+
+def score_folder(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
+    """Scores anybody's predictions or pseudo labels <directory>/<id>.png, or CAMs <directory>/<id>.npy or .npz (see `cams.read`).
+
+    Returns:
+      Of PNGs: {"photos", "miou", "miou_255_as_miss", "precision", "recall", "per_class"}, see `metrics.iou_scores`.
+      Of CAMs: {"photos"} and the threshold sweep, marked as an oracle.
+
+    Raises:
+      ValueError: there is no file of a photo of the split, a file is broken, or of another size; all missing ones are counted.
+    """
+    directory = epath.Path(directory)
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    wanted = dataset.names(split)
+    present = {ending: sum(f"{name}{ending}" in names for name in wanted) for ending in (".png", ".npy", ".npz")}
+    ending = max(present, key=present.get)
+    absent = [name for name in wanted if f"{name}{ending}" not in names]
+    if absent:
+        raise ValueError(f"{directory}: {len(absent)} of the {len(wanted)} photos of {split} have no {ending} there, {absent[0]} first")
+    if ending != ".png":
+        return {"photos": len(wanted)} | _sweep(lambda name: cams.read(directory / f"{name}{ending}", dataset.num_classes), dataset, split)
+    counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
+    for name, truth in dataset.masks(split):
+        counts += _named(name, metrics.confusion, files.read_plane(directory / f"{name}.png"), truth, len(dataset.classes))
+    scores = metrics.iou_scores(counts)
+    return {"photos": len(wanted)} | scores | {"per_class": dict(zip(dataset.classes, scores["per_class"], strict=True))}
+
+
+def _sweep(read: Callable[[str], tuple[np.ndarray, np.ndarray]], dataset: Dataset, split: str) -> dict[str, Any]:
+    """mIoU of CAMs alone, where a score up to a threshold is background.
 
     Whoever picks the best threshold has looked at pixel labels: it is an oracle, to compare CAMs with, not to train with.
+
+    Args:
+      read: id -> (largest class uint8 [H, W], its score [H, W] in 0..255).
+      dataset, split: the masks.
 
     Returns:
       {"oracle": True, "best_threshold", "best_miou", "miou": {threshold: percent}}, thresholds 0.05 to 0.95.
@@ -36,11 +78,10 @@ def sweep_cam(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[s
     thresholds = [round(0.05 * k, 2) for k in range(1, 20)]
     counts = np.zeros((len(thresholds), len(dataset.classes), len(dataset.classes) + 1), np.int64)
     for name, truth in dataset.masks(split):
-        classes, score = (files.read_plane(epath.Path(directory) / kind / f"{name}.png") for kind in ("cam_class", "cam_score"))
+        classes, score = _named(name, read, name)
         for row, threshold in enumerate(thresholds):
-            counts[row] += _named(
-                name, metrics.confusion, np.where(score > 255 * threshold, classes, 0).astype(np.uint8), truth, len(dataset.classes)
-            )
+            labels = np.where(score > 255 * threshold, classes, 0).astype(np.uint8)
+            counts[row] += _named(name, metrics.confusion, labels, truth, len(dataset.classes))
     miou = [metrics.iou_scores(c)["miou"] for c in counts]
     best = int(np.argmax(miou))
     return {"oracle": True, "best_threshold": thresholds[best], "best_miou": miou[best], "miou": dict(zip(map(str, thresholds), miou, strict=True))}

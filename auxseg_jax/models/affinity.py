@@ -65,6 +65,12 @@ class Pairwise(flax.struct.PyTreeNode):
         blocks = jax.lax.map(of_block, jnp.arange(0, positions, self.block))
         return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])[:, :positions]
 
+    def row(self, position: int) -> jax.Array:
+        """One row of A, [B, N]: what a position speaks to."""
+        if self.whole is not None:
+            return self.whole[:, position]
+        return self.replace(block=1)._rows(jnp.asarray(position))[:, 0]
+
     def normalize_rows(self) -> "Pairwise":
         """The same with rows that sum to 1."""
         return self.replace(normalized=True, whole=None if self.whole is None else _scaled(self.whole))
