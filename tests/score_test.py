@@ -1,12 +1,14 @@
 """Scoring of anybody's folders, through `launch.py --mode=evaluate` and below it."""
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from auxseg_jax import files, stages
 from auxseg_jax.data import dataset
-from auxseg_jax.evaluation import cams, metrics
+from auxseg_jax.evaluation import cams, metrics, voc_server
 from configs import demo
 
 
@@ -99,3 +101,73 @@ def test_faults_are_named(config, truths, tmp_path):
     files.write_label_png(tmp_path / f"{names[1]}.png", np.zeros((2, 2), np.uint8))
     with pytest.raises(ValueError, match=rf"{names[1]}: prediction is \(2, 2\), truth"):
         stages.evaluate_folder(config, tmp_path, "val")
+
+
+# ---- the archive for the server of VOC
+
+
+@pytest.fixture
+def predictions(tmp_path, rng):
+    """Photos and masks of three ids, and the list."""
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    names = ["2008_000006", "2008_000011", "2008_000012"]
+    (tmp_path / "test.txt").write_text("\n".join(names) + "\n")
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "photos" / f"{name}.jpg")
+        files.write_label_png(tmp_path / "masks" / f"{name}.png", rng.integers(0, 21, (20, 30), np.uint8))
+    return names
+
+
+def voc_server_main(monkeypatch, tmp_path, *arguments):
+    common = ["--photos", str(tmp_path / "photos"), "--ids", str(tmp_path / "test.txt")]
+    monkeypatch.setattr("sys.argv", ["voc_server", *map(str, arguments), *common])
+    voc_server.main()
+
+
+def test_the_archive_is_what_the_server_wants(predictions, tmp_path, monkeypatch, capsys):
+    archive = tmp_path / "out/results.tar.gz"
+    voc_server_main(monkeypatch, tmp_path, "--predictions", tmp_path / "masks", "--to", archive)
+    voc_server_main(monkeypatch, tmp_path, "--check", archive)
+    assert capsys.readouterr().out.count("3 masks, as the server wants them") == 2
+    with tarfile.open(archive) as tar:
+        assert sorted(tar.getnames()) == [f"results/VOC2012/Segmentation/comp6_test_cls/{name}.png" for name in predictions]
+        with Image.open(tar.extractfile(tar.getnames()[0])) as image:
+            np.testing.assert_array_equal(np.asarray(image), files.read_plane(tmp_path / "masks" / f"{predictions[0]}.png"))
+
+
+def test_faults_of_masks_for_the_server(predictions, tmp_path, monkeypatch):
+    one, two, three = (tmp_path / "masks" / f"{name}.png" for name in predictions)
+    plane = np.full((20, 30), 255, np.uint8)
+    image = Image.fromarray(plane)
+    image.putpalette(files.palette()[::-1].tobytes())
+    image.save(one)
+    files.write_grey_png(two, plane)
+    three.unlink()
+    with pytest.raises(SystemExit) as error:
+        voc_server_main(monkeypatch, tmp_path, "--predictions", tmp_path / "masks", "--to", tmp_path / "results.tar.gz")
+    for expected in (
+        "2008_000006: its palette is not VOC's",
+        "2008_000006: labels up to 255",
+        "2008_000011: it is PNG of mode L; the server wants an indexed PNG",
+        "2008_000012: no 2008_000012.png",
+    ):
+        assert expected in str(error.value)
+    assert not (tmp_path / "results.tar.gz").exists()
+
+
+def test_faults_of_an_archive(predictions, tmp_path):
+    with tarfile.open(tmp_path / "wrong.tar.gz", "w:gz") as tar:
+        for name, folder in zip(predictions[:2], ("results/VOC2012", voc_server.FOLDER), strict=True):
+            files.write_label_png(tmp_path / "small.png", np.zeros((4, 5), np.uint8))
+            tar.add(tmp_path / "small.png", f"{folder}/{name}.png")
+    faults = "\n".join(voc_server.check(tmp_path / "wrong.tar.gz", tmp_path / "photos", predictions))
+    for expected in (
+        "results/VOC2012/2008_000006.png: does not belong there",
+        "2008_000006: no",
+        "2008_000011: it is 5x4, the photo 30x20",
+        "000012: no",
+    ):
+        assert expected in faults
+    (tmp_path / "wrong.tar.gz").write_bytes(b"no archive")
+    assert "cannot be read" in voc_server.check(tmp_path / "wrong.tar.gz", tmp_path / "photos", predictions)[0]

@@ -1,0 +1,97 @@
+"""Saliency maps by an ONNX network: a small one, written here by hand, and the packaged one where it is installed."""
+
+import importlib.metadata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from auxseg_jax import files
+from auxseg_jax.data import saliency
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+def varint(number):
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
+def field(number, value):
+    """A field of a protocol buffer: an int, text, or a message that is bytes already."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def tensor(name, channels, side):
+    shape = b"".join(field(1, field(1, n)) for n in (1, channels, side, side))
+    return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The mean over the channels, of a photo of 8 x 8."""
+    axes = field(1, "axes") + field(20, 7) + field(8, 1)
+    node = field(1, "x") + field(2, "y") + field(4, "ReduceMean") + field(5, axes)
+    graph = field(1, node) + field(2, "g") + field(11, tensor("x", 3, 8)) + field(12, tensor("y", 1, 8))
+    path = tmp_path / "mean.onnx"
+    path.write_bytes(field(1, 8) + field(8, field(2, 13)) + field(7, graph))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Dark at the left, bright at the right, one unreadable."""
+    folder = tmp_path / "root/JPEGImages"
+    folder.mkdir(parents=True)
+    for k in range(3):
+        plane = np.repeat(np.linspace(0, 255, 40)[None], 24 + k, 0).astype(np.uint8)
+        Image.fromarray(np.stack([plane] * 3, -1)).save(folder / f"p{k}.jpg")
+    (folder / "p3.jpg").write_bytes(b"no photo")
+    return folder
+
+
+def test_maps_have_the_size_of_their_photo_and_are_not_made_twice(model, photos):
+    output = photos.parent / "Saliency"
+    paths = sorted(photos.iterdir())
+    count, faults = saliency.run(paths, output, str(model))
+    assert count == 3 and len(faults) == 1 and "p3.jpg: not a readable image" in faults[0]
+    found = files.read_plane(output / "p1.png")
+    assert found.shape == (25, 40) and found[:, 0].max() < 10 and found[:, -1].min() > 245
+    assert (np.diff(found[12].astype(int)) >= 0).all()
+    files.write_grey_png(output / "p1.png", np.zeros((25, 40), np.uint8))
+    (output / "p2.png").unlink()
+    count, _ = saliency.run(paths, output, str(model))
+    assert count == 1 and not files.read_plane(output / "p1.png").any()
+
+
+def test_several_processes_write_the_same(model, photos, monkeypatch):
+    paths = sorted(photos.iterdir())[:3]
+    monkeypatch.setattr(saliency, "_CHUNK", 1)
+    for workers in (1, 2):
+        saliency.run(paths, photos.parent / str(workers), str(model), workers)
+    for path in paths:
+        one, two = ((photos.parent / folder / f"{path.stem}.png").read_bytes() for folder in ("1", "2"))
+        assert one == two
+
+
+def test_what_is_no_model(tmp_path, photos):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        saliency.run([], tmp_path / "out", str(tmp_path / "absent.onnx"))
+    (tmp_path / "broken.onnx").write_bytes(b"\x08")
+    with pytest.raises(ValueError, match="is no ONNX network"):
+        saliency.run([], tmp_path / "out", str(tmp_path / "broken.onnx"))
+
+
+def test_the_packaged_network_gives_the_maps_of_the_real_photos(msrc):
+    """Those in the folder were made by U2-Net-p too."""
+    try:
+        model = saliency._packaged()
+    except FileNotFoundError as error:
+        assert isinstance(error.__cause__, importlib.metadata.PackageNotFoundError)
+        pytest.skip(str(error))
+    name = sorted(path.stem for path in (msrc / "JPEGImages").iterdir())[0]
+    with Image.open(msrc / "JPEGImages" / f"{name}.jpg") as image:
+        found = saliency.saliency(str(model), np.asarray(image.convert("RGB")))
+    assert np.abs(found.astype(int) - files.read_plane(msrc / "Saliency" / f"{name}.png")).mean() < 2
