@@ -114,7 +114,7 @@ def logit(p):
     return np.log(p / (1 - p)).astype(np.float32)
 
 
-def updated(**changes):
+def updated(maps_given=True, **changes):
     """The update on a photo of 2 x 2 pixels seen at 2 x 2 positions, so that nothing is interpolated."""
     walk = np.array([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]], np.float32)[None]
     cams = {
@@ -133,6 +133,8 @@ def updated(**changes):
         "labels": np.ones((1, 1), np.float32),
         "saliency": np.array([[[0.9, 0.9], [0.0, 0.0]]], np.float32),
     }
+    if not maps_given:
+        del batch["saliency"]
     walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
     out = update.updated_labels(cams, batch, network=network, grid=Grid(1, 0), walk=walks, fusion=fusion, **options)
     return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
@@ -143,6 +145,19 @@ def test_the_update_follows_the_papers_rule():
     labels, saliency = updated()
     assert labels == [[255, 255], [0, 0]]
     assert saliency == [[230, 230], [115, 3]]
+
+
+def test_without_saliency_maps_the_cam_is_one():
+    # the walked CAM is 2/3, 2/3, 0, 0: between the thresholds nothing is labelled
+    assert updated(maps_given=False, saliency_weight=0.0) == ([[255, 255], [0, 0]], [[170, 170], [0, 0]])
+    assert updated(maps_given=False, saliency_weight=0.0, renormalize=True) == ([[1, 1], [0, 0]], [[255, 255], [0, 0]])
+    assert updated(maps_given=False)[1] == [[200, 200], [115, 3]]
+    batch = {"image": np.zeros((1, 2, 2, 3)), "inside": np.ones((1, 2, 2), bool), "labels": np.array([[1.0, 0.0]], np.float32)}
+    cams = np.array([[[[3.0, 0.0], [1.8, 0.0]], [[0.0, 5.0], [0.3, 0.0]]]], np.float32)  # the second class is not in the photo
+    fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill_threshold": 0.7, "empty_is_background": False}
+    views = {"scales": (1.0,), "flip": False}
+    out = update.initial_labels(cams, batch, network=Outputs(), grid=Grid(1, 0), cam=views, fusion=fusion)
+    assert out["segmentation"][0].tolist() == [[1, 255], [0, 0]] and out["saliency"][0].tolist() == [[255, 153], [0, 25]]
 
 
 def test_the_update_sharpens_the_mixed_saliency_by_the_photo(monkeypatch):
