@@ -129,7 +129,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "veto": 0.0,
     }
     config.crf = {
-        "filter": "auto",
+        "filter": "lattice",
         "saliency": _crf(0, gaussian=(3.0, 3.0), bilateral=(60.0, 5.0, 5.0)),
         "segmentation": _crf(10, gaussian=(4.0, 3.0), bilateral=(83.0, 5.0, 3.0)),
     }

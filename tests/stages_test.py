@@ -293,7 +293,7 @@ def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path, monkeypa
     again = stages.run(config, tmp_path / "run")
     assert again["manifest"]["copied"] == ["cam", "cam/score", "cam/sweep", "classifier", "stage_00"]
     assert again["stages"] == results["stages"][:1]
-    assert given and all(options == {"filter": "auto", **config.crf.saliency} for options in given)
+    assert given and all(options == {"filter": "lattice", **config.crf.saliency} for options in given)
     assert again["pseudo"][0] == results["pseudo"][0] and again["pseudo"][1] != results["pseudo"][1]
     shutil.copytree(workdir / "cam", tmp_path / "other/cam")
     config.data.seed = 9
@@ -437,7 +437,7 @@ def test_every_config_starts(name, tmp_path):
         ("model.dilations", (1, 0, 3), "model.dilations=.*: must be at least 1"),
         ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
         ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
-        ("crf.filter", "box", "crf.filter='box' is not one of auto, lattice, exact"),
+        ("crf.filter", "box", "crf.filter='box' is not one of lattice, exact"),
         ("crf.saliency.bilateral_srgb", 0.0, "crf.saliency.bilateral_srgb=0.0: must be at least 0.05"),
         ("crf.segmentation.iterations", -1, "crf.segmentation.iterations=-1: must not be below 0"),
         ("crf.segmentation.colour", 1.0, "crf.segmentation.colour: there is no such field; there are bilateral_srgb,"),

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from auxseg_jax.pseudo import permutohedral
 
-FILTERS = ("auto", "lattice", "exact")
+FILTERS = ("lattice", "exact")
 _ENTRIES_AT_ONCE = 2**25  # of the N x N kernel, that `exact` holds
 _LEAST_ROOM = 8192  # a smaller one would save nothing
 _ROOMS = (0.15, 0.3, 0.6, 1.2)  # bilateral vertices a pixel; the least that is enough is taken, else room for all that can be
@@ -53,14 +53,12 @@ def mean_field(
       image: [H, W, 3], RGB in 0..255 (colours beyond are clipped), not rounded.
       unary: U [H, W, L], energies: minus log of probabilities.
       inside: bool [H, W]; other pixels (padding of a bucket) take no part. What is returned for them means nothing.
-      filter: one of FILTERS; auto is the lattice on CPU, else exact.
+      filter: one of FILTERS.
       iterations: 0 returns softmax(-U).
       gaussian_sxy, bilateral_sxy: standard deviations in pixels.
       bilateral_srgb: standard deviation in levels of colour.
       gaussian_weight, bilateral_weight: w_k.
     """
-    if filter == "auto":
-        filter = "lattice" if jax.default_backend() == "cpu" else "exact"
     run = {"lattice": _with_lattice, "exact": _with_exact}[filter]
     run = functools.partial(
         run,
