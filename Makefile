@@ -18,7 +18,7 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 
 $(VENV)/installed: requirements.txt
-	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(VENV)/bin/pip || $(PYTHON3) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing; install it"; exit 1; }
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

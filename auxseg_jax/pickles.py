@@ -97,12 +97,17 @@ def read_npy(data: bytes) -> Any:
         raise ValueError(f"not a readable .npy: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, below: int = 2) -> Any:
+    """The value with its arrays in place; not deeper than a dict of lists, for lists within lists can be made to have no end."""
     if isinstance(value, _Array):
         return value.numbers()
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if not below:
+        raise pickle.UnpicklingError("refused: lists within lists")
     if isinstance(value, dict):
-        return {_plain(key): _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: _plain(entry, below - 1) for key, entry in value.items()}
+    return [_plain(entry, 0) for entry in value]
 
 
 class _Dtype:
@@ -130,6 +135,8 @@ class _Array:
 
     def numbers(self) -> np.ndarray:
         flat = self.dtype.numbers(self.raw)
+        if not all(type(n) is int and n >= 0 for n in self.shape):
+            raise pickle.UnpicklingError("an array whose size is no size")
         if math.prod(self.shape) != flat.size:
             raise pickle.UnpicklingError(f"an array of size {self.shape} with {flat.size} numbers")
         return flat.reshape(self.shape, order="F" if self.by_column else "C")

@@ -135,7 +135,9 @@ def predict_photos(
     paths = sorted(epath.Path(name) for name in glob.glob(os.path.expanduser(pattern), recursive=True))
     if not paths:
         raise FileNotFoundError(f"no file matches --input={pattern!r}")
-    overwritten = {path.resolve() for path in paths} & {(epath.Path(output) / f"{path.stem}.png").resolve() for path in paths}
+    written = [epath.Path(output) / f"{path.stem}.png" for path in paths]
+    written += [epath.Path(output) / kind / f"{path.stem}{end}" for path in paths for kind in show for end in (".png", ".jpg")]
+    overwritten = {path.resolve() for path in paths} & {path.resolve() for path in written}
     if overwritten:
         raise ValueError(f"the masks would overwrite the photos, {min(overwritten)} first; choose another --output")
     config = ml_collections.ConfigDict(files.read_json(workdir / "config.json"))
@@ -170,9 +172,12 @@ def evaluate_folder(config: ml_collections.ConfigDict, predictions: epath.PathLi
     See `score.score_folder`.
     """
     checks.check(config)
-    fields = dict(config.data) | ({"val_split": split} if split and split != config.data.train_split else {})
+    fields, split = dict(config.data), split or config.data.val_split
+    if "saliency" in fields:  # of a data set of files: nothing but the split and its masks is needed
+        fields |= {"train_split": split, "val_split": split, "saliency": "none"}
+    elif split not in (config.data.train_split, config.data.val_split):
+        raise ValueError(f"there is no split {split!r}; there are {config.data.train_split} and {config.data.val_split}")
     data = dataset_lib.prepare(**fields)
-    split = split or data.val_split
     return {"split": split} | score.score_folder(predictions, data, split)
 
 

@@ -5,7 +5,8 @@ python launch.py --config=configs/coco.py --config.data.root=DIR --config.pretra
 DIR is the official layout, with saliency maps:
 
 annotations/instances_{train,val}2014.json, train2014/, val2014/     https://cocodataset.org
-Saliency/<id>.png                                                    of any saliency network: python -m auxseg_jax.data.saliency makes them
+Saliency/<id>.png                                                    of any saliency network;
+                          python -m auxseg_jax.data.saliency --root DIR --photos train2014 val2014 makes them
 
 The paper: 33.9 on val (AuxSegNet, ICCV 2021). Not run here yet: no such figure of this code is known.
 

@@ -6,7 +6,8 @@ DIR holds the archives as downloaded, or unpacked, and saliency maps:
 
 VOCtrainval_11-May-2012.tar     http://host.robots.ox.ac.uk/pascal/VOC/voc2012/
 benchmark.tgz                   SBD, https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/
-Saliency/<id>.png               of any saliency network: python -m auxseg_jax.data.saliency makes them
+Saliency/<id>.png               of any saliency network; with the archives unpacked,
+                                python -m auxseg_jax.data.saliency --root DIR --photos VOCdevkit/VOC2012/JPEGImages makes them
 
 The paper: 69.0 on val with post-processing, 66.1 without (AuxSegNet, ICCV 2021). Not run here yet: no such figure of this code is known.
 

@@ -135,8 +135,12 @@ def test_a_folder_of_photos_and_a_table_become_a_data_set(tmp_path, rng):
     assert data.classes == ("background", "cat", "dog")
     assert (len(data.photos("train")), len(data.photos("val"))) == (7, 3)
     assert set(data.photos("train")[0]) == {"id", "image", "labels", "size"}
-    again = run("--from", tmp_path / "labels.csv", "--to", root)
+    again = run("--from", tmp_path / "labels.csv", "--to", root, "--val-share", 0.3)
     assert again.stdout == "every list was there already\n"
+    other = (tmp_path / "labels.csv").read_text().replace("p1,cat", "p1,dog")
+    (tmp_path / "labels.csv").write_text(other)
+    wrong = run("--from", tmp_path / "labels.csv", "--to", root, "--val-share", 0.3)
+    assert wrong.returncode == 1 and "image_labels.txt is there already, and would be written otherwise" in wrong.stderr
     (tmp_path / "labels.csv").write_text("id,classes\np0,cat\nq,dog\n")
     wrong = run("--from", tmp_path / "labels.csv", "--to", root)
     assert wrong.returncode == 1 and "q: has labels, but there is no photo" in wrong.stderr
@@ -182,9 +186,15 @@ def test_run_lengths_of_both_forms(rng):
         {"size": [4, 4], "counts": "?"},
         {"size": [4, 4], "counts": "P"},
         {"counts": [16]},
-        [[0, 0, 1, 1]],
+        {"size": [4, 4], "counts": None},
+        {"size": [4, 4], "counts": [None]},
+        {"size": [4, 4], "counts": [16.0]},
+        {"size": [4, 4], "counts": [10**400]},
         [[0, 0, 1, 1, 2]],
         [[0, 0, 1, float("nan"), 2, 2]],
+        [[-1e308, -1e308, 1e308, 1e308, 0, 20]],
+        [{"a": 1}],
+        [7],
     ],
 )
 def test_broken_segmentations(segmentation):
@@ -302,7 +312,7 @@ def test_every_fault_of_coco_is_named_at_once(coco, tmp_path):
         "COCO_val2014_000000000042: val2014/COCO_val2014_000000000042.jpg cannot be read",
     ):
         assert expected in text, f"{expected!r} is not in:\n{text}"
-    assert not list((tmp_path).glob("cache/*/*"))
+    assert not list(tmp_path.glob("cache/*/*/photos"))
 
 
 def test_a_broken_annotation_file_is_named(coco, tmp_path):

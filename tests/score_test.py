@@ -1,4 +1,4 @@
-"""Scoring of anybody's folders, through `launch.py --mode=evaluate` and below it."""
+"""Scoring of anybody's folders, and the archive for the server of VOC."""
 
 import tarfile
 
@@ -72,9 +72,12 @@ class Tensor:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "there is no CAM"),
+        ({0.5: np.zeros((4, 4))}, r"classes \[0\.5\] of 1 CAMs"),
+        ({0: np.zeros((4, 4)), "0": np.zeros((4, 4))}, "of 2 CAMs"),
+        ({0: np.full((4, 4), 255.0)}, "beyond 0..1"),
+        ({0: np.full((4, 4), np.nan)}, "beyond 0..1"),
         ({7: np.zeros((4, 4))}, "classes 7 to 7; there are 4, counted from 0"),
-        ({0: np.zeros(4)}, r"CAMs of shape \(4,\)"),
+        ({0: np.zeros(4)}, r"CAMs of shape \(4,\), the photo is \(4, 4\)"),
         ({0: np.zeros((4, 4)), 1: np.zeros((5, 4))}, "same shape"),
         ({"keys": [0], "cam": Tensor()}, "refused: the file asks for builtins.print"),
         ([1], "expected a dict"),
@@ -85,8 +88,24 @@ def test_what_is_no_cam(tmp_path, content, message, capsys):
     array[()] = content
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
     with pytest.raises(ValueError, match=rf"a\.npy: .*{message}"):
-        cams.read(tmp_path / "a.npy", 4)
+        cams.read(tmp_path / "a.npy", 4, (4, 4))
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [{}, {"keys": np.zeros(0, int), "high_res": np.zeros((0, 4, 4))}])
+def test_a_photo_without_a_class_is_background(tmp_path, content):
+    np.save(tmp_path / "a.npy", np.array(content, object), allow_pickle=True)
+    classes, score = cams.read(tmp_path / "a.npy", 4, (5, 6))
+    assert classes.shape == score.shape == (5, 6) and not classes.any() and not score.any()
+
+
+def test_lists_within_lists_end(tmp_path):
+    content = [0.0]
+    for _ in range(60):
+        content = [content, content]
+    np.save(tmp_path / "a.npy", np.array({0: content}, object), allow_pickle=True)
+    with pytest.raises(ValueError, match="refused: lists within lists"):
+        cams.read(tmp_path / "a.npy", 4, (4, 4))
 
 
 def test_faults_are_named(config, truths, tmp_path):
@@ -120,7 +139,7 @@ def predictions(tmp_path, rng):
 
 
 def voc_server_main(monkeypatch, tmp_path, *arguments):
-    common = ["--photos", str(tmp_path / "photos"), "--ids", str(tmp_path / "test.txt")]
+    common = ["--photos", str(tmp_path / "photos"), "--ids", str(tmp_path / "test.txt"), "--count", "3"]
     monkeypatch.setattr("sys.argv", ["voc_server", *map(str, arguments), *common])
     voc_server.main()
 
@@ -161,6 +180,7 @@ def test_faults_of_an_archive(predictions, tmp_path):
         for name, folder in zip(predictions[:2], ("results/VOC2012", voc_server.FOLDER), strict=True):
             files.write_label_png(tmp_path / "small.png", np.zeros((4, 5), np.uint8))
             tar.add(tmp_path / "small.png", f"{folder}/{name}.png")
+        tar.add(tmp_path / "small.png", f"{voc_server.FOLDER}/{predictions[1]}.png")
     faults = "\n".join(voc_server.check(tmp_path / "wrong.tar.gz", tmp_path / "photos", predictions))
     for expected in (
         "results/VOC2012/2008_000006.png: does not belong there",

@@ -7,7 +7,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from auxseg_jax.data import features, pictures
-from auxseg_jax.data.listing import Listing
+from auxseg_jax.data.listing import Listing, Photo
+from auxseg_jax.terminal import progress
 
 
 class _OfListing(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -28,21 +29,26 @@ class _OfListing(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split) for split in (self._listing.masks if masks_only else self._listing.photos)}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-        for photo, kept in pictures.read(self._listing, split, self._work):
-            if self.builder_config.name == features.MASKS:
-                yield photo.name, {"id": photo.name, "segmentation": kept["mask"]}
-            else:
-                example = {"id": photo.name, "image": photo.image.read_bytes(), "labels": photo.labels, "size": np.array(kept["size"], np.int32)}
-                yield photo.name, example | ({"saliency": kept["saliency"]} if self._listing.saliency else {})
+        photos = self._listing.photos[split]
+        with progress(f"building {self.builder_config.name} of {split}", len(photos), unit="photo") as bar:
+            for photo, kept in pictures.read(self._listing, split, self._work):
+                yield self._example(photo, kept)
+                bar.advance(1)
+
+    def _example(self, photo: Photo, kept: dict) -> tuple[str, dict]:
+        if self.builder_config.name == features.MASKS:
+            return photo.name, {"id": photo.name, "segmentation": kept["mask"]}
+        example = {"id": photo.name, "image": photo.image.read_bytes(), "labels": photo.labels, "size": np.array(kept["size"], np.int32)}
+        return photo.name, example | ({"saliency": kept["saliency"]} if self._listing.saliency else {})
 
 
-class VocFolder(_OfListing):
+class VocFolder(_OfListing, skip_registration=True):
     """See `data.voc_folder`."""
 
 
-class Voc2012Wsss(_OfListing):
+class Voc2012Wsss(_OfListing, skip_registration=True):
     """See `data.voc2012`."""
 
 
-class Coco2014Wsss(_OfListing):
+class Coco2014Wsss(_OfListing, skip_registration=True):
     """See `data.coco2014`."""

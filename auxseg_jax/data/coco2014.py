@@ -10,7 +10,7 @@ which have gaps. Photos without any object are kept. Masks, to evaluate, are pai
 
 import collections
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,30 @@ from etils import epath
 from auxseg_jax.data import listing
 
 COUNTS = {"train": 82783, "val": 40504}
-_OBJECT = {"image_id": int, "category_id": int, "segmentation": (list, dict), "area": (int, float)}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < float("inf")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_key(value: Any) -> bool:
+    return type(value) is int
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# what an entry of a table must have, and what is proper there
+_TABLES: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "images": {"id": _is_key, "file_name": _is_text, "height": _is_size, "width": _is_size},
+    "annotations": {"image_id": _is_key, "category_id": _is_key, "area": _is_number, "segmentation": lambda value: isinstance(value, list | dict)},
+    "categories": {"id": _is_key, "name": _is_text},
+}
 
 
 def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Listing, list[str]]:
@@ -40,8 +63,15 @@ def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Li
     faults: list[str] = []
     sources = {split: path / "annotations" / f"instances_{split}2014.json" for split in splits}
     content = {split: _read_json(source, faults) for split, source in sources.items()}
-    categories = {entry["id"]: entry["name"] for tables in content.values() for entry in tables["categories"]}
-    index = {key: k for k, key in enumerate(sorted(categories), 1)}
+    names_of: dict[int, set[str]] = collections.defaultdict(set)
+    for tables in content.values():
+        for entry in tables["categories"]:
+            names_of[entry["id"]].add(entry["name"])
+    faults += [f"category {key} has several names: {', '.join(sorted(names))}" for key, names in sorted(names_of.items()) if len(names) > 1]
+    categories = {key: min(names) for key, names in sorted(names_of.items())}
+    index = {key: k for k, key in enumerate(categories, 1)}
+    classes = ("background", *categories.values())
+    faults += listing.class_faults(classes, "categories")
     folders = listing.saliency_folders(path, saliency)
     photos, remarks, seen = {}, [], {}
     for split, tables in content.items():
@@ -50,6 +80,8 @@ def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Li
         for entry in tables["annotations"]:
             objects[entry["image_id"]].append(entry)
         known = {entry["id"] for entry in tables["images"]}
+        keys = collections.Counter(entry["id"] for entry in tables["images"])
+        faults += [f"{where}: {count} images have the id {key}" for key, count in keys.items() if count > 1]
         faults += [f"{where}: objects of image {key}, which is not among the images" for key in sorted(objects.keys() - known)]
         faults += [
             f"{where}: an object of image {e['image_id']} has the category {e['category_id']}, which has no name"
@@ -79,9 +111,10 @@ def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Li
             labels[[k - 1 for k, *_ in parts]] = 1
             mask = listing.Objects((image["height"], image["width"]), parts)
             photos[split].append(listing.Photo(name, path / f"{split}2014" / image["file_name"], labels, maps[name], mask))
+        if not names:
+            faults.append(f"{where}: names no photo")
         if len(names) != COUNTS[split]:
             remarks.append(f"{split} holds {len(names)} photos, the official one {COUNTS[split]}")
-    classes = ("background", *(categories[key] for key in sorted(categories)))
     return listing.Listing(path, classes, photos, [source for source in sources.values() if source.exists()], remarks), faults
 
 
@@ -93,26 +126,21 @@ def _read_json(path: epath.Path, faults: list[str]) -> dict[str, list[dict[str, 
     except OSError:
         faults.append(f"{path.name}: there is no file {path}")
         return empty
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         faults.append(f"{path.name}: not valid JSON ({error})")
         return empty
     if not isinstance(content, dict):
         faults.append(f"{path.name}: expected an object with images, annotations and categories")
         return empty
-    wanted = {
-        "images": {"id": int, "file_name": str, "height": int, "width": int},
-        "annotations": _OBJECT,
-        "categories": {"id": int, "name": str},
-    }
     tables = {}
-    for table, fields in wanted.items():
+    for table, fields in _TABLES.items():
         entries = content.get(table)
         if not isinstance(entries, list):
             faults.append(f"{path.name}: there is no list {table!r}")
             entries = []
         tables[table] = []
         for number, entry in enumerate(entries):
-            wrong = [key for key, kind in fields.items() if not (isinstance(entry, dict) and isinstance(entry.get(key), kind))]
+            wrong = [key for key, proper in fields.items() if not (isinstance(entry, dict) and proper(entry.get(key)))]
             if wrong:
                 faults.append(f"{path.name}: {table}[{number}] has no proper {' and '.join(wrong)}")
             else:

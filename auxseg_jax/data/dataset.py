@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import io
-import tempfile
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -79,25 +79,39 @@ def prepare(*, builder: str, train_split: str, val_split: str, cache_dir: str, *
       listing.DataError: lists everything that is wrong with a data set.
     """
     cache = epath.Path(cache_dir).expanduser() / builder
-    classes, digest, check, make = source_of(builder)(cache, train_split=train_split, val_split=val_split, **source)
-    directory, work = cache / digest, cache / f"{digest}.work"
+    if wrong := [name for name in (train_split, val_split) if not re.fullmatch(r"\w+", name)]:
+        raise ValueError(f"data: {wrong[0]!r} cannot be the name of a split; use letters, digits and _")
+    classes, digest, work, check, make = source_of(builder)(cache, train_split=train_split, val_split=val_split, **source)
+    directory, work = cache / digest, cache / work
     if not directory.exists():
-        with files.lock(cache / ".lock", wait=True):
+        with _alone(cache):
             if not directory.exists():  # else another run was first
-                _prepare(directory, work, check, make(work))
+                check(work)
+                _build(directory, work, make(work))
     # from the files alone: the lists of a large data set take gigabytes, and are let go here
     build = functools.cache(lambda config: tfds.builder_from_directory(next(directory.glob(f"*/{config}/*"))))
     return Dataset(builder, classes, train_split, val_split, digest, build)
 
 
-def _prepare(directory: epath.Path, work: epath.Path, check: Callable, make: Callable) -> None:
-    """Checks, then builds aside and renames: what is there is whole, whoever was killed. What a kill leaves in `work` is used again."""
-    check(work)
-    aside = work / "tfds"
-    if aside.exists():
-        aside.rmtree()
+@contextlib.contextmanager
+def _alone(cache: epath.Path) -> Iterator[None]:
+    """One run prepares at a time; others wait, and say so."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(cache / ".lock", wait=False))
+        except BlockingIOError:
+            console.print(f"waiting for another run that prepares data in {cache}", markup=False)
+            stack.enter_context(files.lock(cache / ".lock", wait=True))
+        yield
+
+
+def _build(directory: epath.Path, work: epath.Path, make: Callable) -> None:
+    """Builds aside and renames: what is there is whole, whoever was killed. TFDS does not build again what it has finished."""
+    aside = work / directory.name
     for config in (features.PHOTOS, features.MASKS):
         _download_and_prepare(make(config=config, data_dir=str(aside)))
+    for half in aside.glob("*/*/*incomplete*"):  # of a build that was killed
+        half.rmtree()
     aside.rename(directory)
     work.rmtree()
 
@@ -105,7 +119,8 @@ def _prepare(directory: epath.Path, work: epath.Path, check: Callable, make: Cal
 def source_of(builder: str) -> Callable:
     """The function of a builder that takes its cache and the fields of `config.data`: train_split, val_split and its own.
 
-    It returns the classes, the digest, check(work), and make(work): the TFDS builder but for config and data_dir.
+    It returns the classes, the digest, the name of a folder to work in, check(work), which raises what is wrong, and make(work): the
+    TFDS builder but for config and data_dir.
     """
     if builder not in _SOURCES:
         raise ValueError(f"data.builder={builder!r} is not one of {', '.join(_SOURCES)}")
@@ -123,7 +138,7 @@ def _shapes(cache: epath.Path, *, train_split: str, val_split: str, seed: int, s
     arguments = {"seed": seed, "sizes": [tuple(s) for s in sizes], "counts": {train_split: train_photos, val_split: val_photos}}
     digest = hashlib.sha256(repr((arguments, str(shapes.Shapes.VERSION))).encode()).hexdigest()[:16]
     make = functools.partial(shapes.Shapes, **arguments, file_format="array_record")
-    return shapes.CLASSES, digest, lambda work: None, lambda work: make
+    return shapes.CLASSES, digest, f"{digest}.work", lambda work: None, lambda work: make
 
 
 def _voc_folder(cache: epath.Path, *, train_split: str, val_split: str, root: str, saliency: str, labels: str):
@@ -132,6 +147,8 @@ def _voc_folder(cache: epath.Path, *, train_split: str, val_split: str, root: st
 
 
 def _voc2012(cache: epath.Path, *, train_split: str, val_split: str, root: str, saliency: str):
+    if train_split == "test":
+        raise ValueError("data.train_split=test: VOC's test photos have no labels")
     read = functools.partial(voc2012.read, saliency=saliency, unpack_dir=cache / "unpacked")
     return _listed(builders.Voc2012Wsss, root, train_split, val_split, read)
 
@@ -145,22 +162,25 @@ def _listed(builder: type, root: str, train_split: str, val_split: str, read: Ca
     if not root:
         raise ValueError("data.root is empty: name the folder, --config.data.root=DIR")
     listed, faults = read(root, list(dict.fromkeys([train_split, val_split])))
-    if faults:  # what is there is read all the same, so that everything is named at once
-        present = {split: [p for p in photos if all(f.exists() for f in p.files)] for split, photos in listed.photos.items()}
-        with tempfile.TemporaryDirectory() as work:
-            faults += pictures.check(dataclasses.replace(listed, photos=present), work)
-        raise DataError(root, faults)
+    if train_split != val_split:
+        others = {photo.name for photo in listed.photos[val_split]}
+        both = [photo.name for photo in listed.photos[train_split] if photo.name in others]
+        faults += [f"{name}: is in split {train_split} and in split {val_split}" for name in both]
 
     def check(work: epath.Path) -> None:
         for remark in listed.remarks:
             console.print(f"{root}: {remark}", markup=False)
-        if found := pictures.check(listed, work):
-            if work.exists():
-                work.rmtree()  # mended files are another digest
+        present = {split: [p for p in photos if all(f.exists() for f in p.files)] for split, photos in listed.photos.items()}
+        if found := faults + pictures.check(dataclasses.replace(listed, photos=present), work):
             raise DataError(root, found)
 
-    digest = hashlib.sha256(f"{listed.digest()} {builder.VERSION}".encode()).hexdigest()[:16]
-    return listed.classes, digest, check, lambda work: functools.partial(builder, listing=listed, work=work, file_format="array_record")
+    digest = "" if faults else hashlib.sha256(f"{listed.digest()} {builder.VERSION}".encode()).hexdigest()[:16]
+    work = f"{hashlib.sha256(str(listed.root).encode()).hexdigest()[:16]}.work"  # of the folder, so that what was read outlives a mended fault
+
+    def make(work: epath.Path) -> Callable:
+        return functools.partial(builder, listing=listed, work=work, file_format="array_record")
+
+    return listed.classes, digest or "faulty", work, check, make
 
 
 _SOURCES = {"shapes": _shapes, "voc_folder": _voc_folder, "voc2012_wsss": _voc2012, "coco2014_wsss": _coco2014}

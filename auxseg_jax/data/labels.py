@@ -10,7 +10,7 @@ FOLDER               of VOC's Annotations/<id>.xml
     python -m auxseg_jax.data.labels --from FILE --to FILE [--classes classes.txt] [--ids LIST.txt]
 
 writes one as another (.txt, .csv, .json). With a folder after --to it is made a data set for the builder `voc_folder`: the photos in its
-JPEGImages get classes.txt, image_labels.txt and lists of a training and a validation split, unless these are there.
+JPEGImages get classes.txt, image_labels.txt and lists of a training and a validation split.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from etils import epath
 
 from auxseg_jax import files, pickles
 from auxseg_jax.data import listing
+from auxseg_jax.data.listing import PHOTO_ENDINGS
 
 Labels = dict[str, tuple[str, Sequence[str] | np.ndarray]]
 """id -> (where that stands, names of its classes, or a multi-hot vector)."""
@@ -41,22 +42,20 @@ def read(path: epath.PathLike) -> tuple[Labels, list[str]]:
       ValueError: the ending is of no known form.
     """
     path = epath.Path(path)
-    if path.is_dir():
-        return _read_xml(path)
     readers = {".txt": _read_txt, ".csv": _read_csv, ".json": _read_json, ".npy": _read_npy}
-    if path.suffix not in readers:
+    if not path.is_dir() and path.suffix not in readers:
         raise ValueError(f"{path}: labels come as a folder of .xml, or as {', '.join(readers)}")
     try:
-        labels, faults = readers[path.suffix](path)
-    except (OSError, ValueError) as error:
+        labels, faults = _read_xml(path) if path.is_dir() else readers[path.suffix](path)
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         return {}, [f"{path.name}: {error}"]
     for name in [name for name in labels if not listing.is_id(name)]:
         where, _ = labels.pop(name)
-        faults.append(f"{where}: {name!r} is not an id (a plain file name without folder and ending)")
+        faults.append(f"{where}: {name!r} is not an id (a plain file name without folder, blanks and ending)")
     return labels, faults
 
 
-def vectors(labels: Labels, classes: Sequence[str], source: str, faults: list[str]) -> dict[str, np.ndarray]:
+def vectors(labels: Labels, classes: Sequence[str], faults: list[str]) -> dict[str, np.ndarray]:
     """{id: uint8 [C] multi-hot} over `classes` (background first); what is unknown is added to `faults`."""
     index = {name: k for k, name in enumerate(classes[1:])}
     result = {}
@@ -76,18 +75,26 @@ def vectors(labels: Labels, classes: Sequence[str], source: str, faults: list[st
 
 
 def with_ids(labels: Labels, ids: Iterable[str]) -> Labels:
-    """`labels` with the ids that are numbers (2007000032, or COCO's 9) replaced by those of `ids` that mean them."""
+    """`labels` with the ids that are numbers (2007000032, or COCO's 9) replaced by those of `ids` that mean them.
+
+    Raises:
+      ValueError: a number may mean two ids, or two entries mean one.
+    """
+    ids = list(ids)
     numbered: dict[str, set[str]] = collections.defaultdict(set)
     for name in ids:
-        for digits in {re.sub(r"\D", "", name), name.rsplit("_", 1)[-1]}:
-            if digits.isdigit():
+        for digits in {re.sub(r"[^0-9]", "", name), name.rsplit("_", 1)[-1]}:
+            if digits.isascii() and digits.isdecimal():
                 numbered[str(int(digits))].add(name)
-    renamed = {}
+    known, renamed = set(ids), {}
     for name, value in labels.items():
-        found = numbered.get(name, set()) if name.isdigit() else set()
+        found = sorted(numbered.get(name, ())) if name not in known else []
         if len(found) > 1:
-            raise ValueError(f"the number {name} may mean {' or '.join(sorted(found))}")
-        renamed[found.pop() if found else name] = value
+            raise ValueError(f"the number {name} may mean {' or '.join(found)}")
+        meant = found[0] if found else name
+        if meant in renamed:
+            raise ValueError(f"{meant} is there twice, once as the number {name}")
+        renamed[meant] = value
     return renamed
 
 
@@ -127,7 +134,7 @@ def _read_txt(path: epath.Path) -> tuple[Labels, list[str]]:
 
 
 def _read_csv(path: epath.Path) -> tuple[Labels, list[str]]:
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
     if not rows or len(rows[0]) < 2:
         raise ValueError("expected a header and at least two columns: the photo's id, its classes")
     header, faults, labels = [cell.strip() for cell in rows[0]], [], {}
@@ -156,7 +163,7 @@ def _split(cell: str) -> list[str]:
 
 def _read_json(path: epath.Path) -> tuple[Labels, list[str]]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error})") from error
     if isinstance(content, dict) and "annotations" in content:
@@ -166,15 +173,26 @@ def _read_json(path: epath.Path) -> tuple[Labels, list[str]]:
     return {name: (path.name, value) for name, value in content.items()}, []
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON none of whose keys is there twice."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        twice = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{twice[0][0]!r} is there twice")
+    return result
+
+
 def _of_coco(where: str, content: dict) -> tuple[Labels, list[str]]:
     try:
-        categories = {entry["id"]: entry["name"] for entry in content["categories"]}
+        categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         names = {entry["id"]: str(entry["file_name"]).rsplit("/", 1)[-1].rsplit(".", 1)[0] for entry in content["images"]}
         present: dict[Any, dict[str, None]] = {key: {} for key in names}
         for entry in content["annotations"]:
             present[entry["image_id"]][categories[entry["category_id"]]] = None
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an annotation file of COCO: {error!r} is missing, or named nowhere") from error
+    if len(set(names.values())) < len(content["images"]):
+        raise ValueError("two images have one id or one name")
     return {names[key]: (where, list(value)) for key, value in present.items()}, []
 
 
@@ -193,12 +211,13 @@ def _read_xml(folder: epath.Path) -> tuple[Labels, list[str]]:
 
 def xml_classes(path: epath.Path) -> list[str]:
     """Classes of the objects in an annotation of VOC, each once; ValueError if it is none."""
-    text = path.read_text()
-    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # entities within entities can be made to fill any memory
+    text = path.read_bytes()  # which declare their encoding
+    # entities within entities can be made to fill any memory
+    if any(word.encode(code) in text for word in ("<!DOCTYPE", "<!ENTITY") for code in ("ascii", "utf-16-le", "utf-16-be")):
         raise ValueError("refused: it declares entities")
     try:
         root = xml.etree.ElementTree.fromstring(text)
-    except xml.etree.ElementTree.ParseError as error:
+    except (xml.etree.ElementTree.ParseError, LookupError) as error:
         raise ValueError(f"not valid XML ({error})") from error
     names = [(entry.findtext("name") or "").strip() for entry in root.findall("object")]
     if root.tag != "annotation" or "" in names:
@@ -210,45 +229,59 @@ def _read_npy(path: epath.Path) -> tuple[Labels, list[str]]:
     content = pickles.read_npy(path.read_bytes())
     if not isinstance(content, dict) or not all(isinstance(value, np.ndarray) and value.ndim == 1 for value in content.values()):
         raise ValueError("not a dict of label vectors")
-    return {str(key): (path.name, vector) for key, vector in content.items()}, []
+    labels: Labels = {}
+    for key, vector in content.items():
+        if str(key) in labels:
+            raise ValueError(f"{key} is there twice, as text and as a number")
+        labels[str(key)] = path.name, vector
+    return labels, []
 
 
 def lay_out(root: epath.PathLike, labels: Labels, classes: Sequence[str] | None, val_share: float) -> dict[str, int]:
-    """Makes <root>/JPEGImages a data set for `voc_folder`: writes its lists, and no list that is there already.
+    """Makes <root>/JPEGImages a data set for `voc_folder`: writes its lists.
 
     Args:
       root: folder that holds JPEGImages.
-      labels: of `read`; photos without one are left out.
+      labels: of `read`; photos without an entry are left out.
       classes: background first; None: all that `labels` name, sorted.
-      val_share: of the photos, for the split val, spread evenly over the sorted ids.
+      val_share: of the photos, for the split val, spread evenly over the sorted ids; one at least, and one is left to train on.
 
     Returns:
-      {list: number of lines} of what was written.
+      {list: number of lines} of what was written, without lists that were the same already; "photos without a label" where there are any.
 
     Raises:
-      DataError: photos and labels do not fit.
+      DataError: photos and labels do not fit, or a list is there and says something else; nothing is written then.
     """
     root = epath.Path(root)
-    stems = {name.rsplit(".", 1)[0] for name in listing.file_names(root / "JPEGImages")}
+    pictures = listing.file_names(root / "JPEGImages")
+    stems = {name.rsplit(".", 1)[0] for name in pictures if name.endswith(PHOTO_ENDINGS)}
     faults = [] if stems else [f"there is no photo in {root / 'JPEGImages'}"]
-    labels = with_ids(labels, stems)
+    faults += [f"JPEGImages/{name}: its name has a blank in it" for name in sorted(pictures) if not listing.is_id(name)]
     faults += [f"{name}: has labels, but there is no photo JPEGImages/{name}.jpg" for name in sorted(set(labels) - stems)] if stems else []
     named = names_of(labels, classes, faults)
+    classes = classes or ["background", *sorted({label for value in named.values() for label in value})]
+    faults += listing.class_faults(classes, "classes")
+    faults += [f"the class {name!r} has a blank in it, and image_labels.txt parts names by blanks" for name in classes if len(name.split()) > 1]
+    ids = sorted(set(named) & stems)
+    if not 0 < val_share < 1 or len(ids) < 2:
+        faults.append(f"{len(ids)} photos, of which {val_share} for validation: expected two or more, and a share between 0 and 1")
     if faults:
         raise listing.DataError(root, faults)
-    classes = classes or ["background", *sorted({label for value in named.values() for label in value})]
-    ids = sorted(set(named) & stems)
-    is_val = {name: int((k + 1) * val_share) > int(k * val_share) for k, name in enumerate(ids)}
+    every = min(max(round(1 / val_share), 2), len(ids))
     lists = {
         "classes.txt": list(classes),
         "image_labels.txt": [" ".join([name, *named[name]]) for name in ids],
-        "ImageSets/Segmentation/train.txt": [name for name in ids if not is_val[name]],
-        "ImageSets/Segmentation/val.txt": [name for name in ids if is_val[name]],
+        "ImageSets/Segmentation/train.txt": [name for k, name in enumerate(ids, 1) if k % every],
+        "ImageSets/Segmentation/val.txt": [name for k, name in enumerate(ids, 1) if k % every == 0],
     }
-    lists = {name: lines for name, lines in lists.items() if not (root / name).exists()}
-    for name, lines in lists.items():
-        files.write_bytes(root / name, "".join(f"{line}\n" for line in lines).encode())
-    return {name: len(lines) for name, lines in lists.items()}
+    texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items()}
+    there = {name: (root / name).read_text() for name in lists if (root / name).exists()}
+    if other := [name for name, text in there.items() if text != texts[name]]:
+        raise listing.DataError(root, [f"{name} is there already, and would be written otherwise; delete it first" for name in other])
+    for name in lists.keys() - there.keys():
+        files.write_bytes(root / name, texts[name].encode())
+    missing = {"photos without a label": len(stems - set(named))} if stems - set(named) else {}
+    return {name: len(lists[name]) for name in lists if name not in there} | missing
 
 
 def names_of(labels: Labels, classes: Sequence[str] | None, faults: list[str]) -> dict[str, list[str]]:
@@ -259,7 +292,7 @@ def names_of(labels: Labels, classes: Sequence[str] | None, faults: list[str]) -
             faults.append(f"{unnamed[0]}: has a vector; its classes need names (--classes)")
             return {}
         return {name: list(value) for name, (_, value) in labels.items()}
-    found = vectors(labels, classes, "", faults)
+    found = vectors(labels, classes, faults)
     return {} if faults else {name: [classes[k + 1] for k in np.flatnonzero(vector)] for name, vector in found.items()}
 
 
@@ -278,12 +311,15 @@ def main() -> None:
         ids = [line for _, line in listing.read_lines(epath.Path(arguments.ids), faults)] if arguments.ids else []
         labels, wrong = read(arguments.source)
         faults += wrong
-        labels = with_ids(labels, ids)
+        if arguments.classes and not read_list:
+            faults.append(f"{arguments.classes}: names no class")
+        if ids:
+            labels = with_ids(labels, ids)
         if epath.Path(arguments.output).is_dir():
             if faults:
                 raise listing.DataError(arguments.source, faults)
             written = lay_out(arguments.output, labels, read_list, arguments.val_share)
-            print("\n".join(f"{arguments.output}/{name}: {count} lines" for name, count in written.items()) or "every list was there already")
+            print("\n".join(f"{name}: {count}" for name, count in written.items()) or "every list was there already")
             return
         named = names_of(labels, read_list, faults)
         if faults:

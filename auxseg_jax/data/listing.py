@@ -7,12 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from auxseg_jax import files
+
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_SHOWN = 200  # faults, of all that are counted
+
 
 class DataError(ValueError):
     """Everything that is wrong with a data set, one fault a line."""
 
     def __init__(self, root: epath.PathLike, faults: Sequence[str]):
-        super().__init__("\n  ".join([f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:", *faults]))
+        shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])]
+        super().__init__("\n  ".join([f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:", *shown]))
         self.faults = list(faults)
 
 
@@ -99,13 +105,20 @@ def is_id(name: str) -> bool:
     return not ("/" in name or "\\" in name or name in ("", ".", "..") or len(name.split()) != 1)
 
 
+def class_faults(classes: Sequence[str], where: str) -> list[str]:
+    """What is wrong with names of classes, background first: they name files and stand for labels 0 to 254."""
+    faults = [] if 2 <= len(classes) <= files.IGNORE else [f"{where}: needs 'background' and 1 to 254 classes, found {len(classes)}"]
+    faults += [f"{where}: {name!r} cannot be a part of a file's name" for name in classes if not name.strip() or "/" in name or "\\" in name]
+    return faults + [f"{where}: {name!r} stands there twice" for name in sorted({n for n in classes if classes.count(n) > 1})]
+
+
 def read_lines(path: epath.Path, faults: list[str]) -> list[tuple[int, str]]:
     """(line number, stripped line) of the lines that are not empty; what is wrong with the file is added to `faults`."""
     if not path.exists():
         faults.append(f"{path.name}: there is no file {path}")
         return []
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         faults.append(f"{path.name}: not a text file ({error})")
         return []

@@ -11,6 +11,12 @@ from etils import epath
 from auxseg_jax import files
 from auxseg_jax.data.listing import Objects
 
+_FAR = 1e7  # pixels
+_BROKEN_MAT = (  # what scipy raises of a damaged file
+    *(scipy.io.matlab.MatReadError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(NotImplementedError, OSError, zlib.error),
+)
+
 
 def read(source: epath.Path | Objects) -> np.ndarray:
     """uint8 [H, W] of the mask of a `Photo`; ValueError if it is broken."""
@@ -23,7 +29,7 @@ def read_sbd(data: bytes) -> np.ndarray:
     """The class map of SBD (Hariharan et al., ICCV 2011): GTcls.Segmentation of a MATLAB file."""
     try:
         plane = scipy.io.loadmat(io.BytesIO(data), variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
-    except (scipy.io.matlab.MatReadError, ValueError, TypeError, LookupError, NotImplementedError, OSError, zlib.error, AttributeError) as error:
+    except _BROKEN_MAT as error:
         raise ValueError(f"not a class map of SBD ({error})") from error
     if plane.ndim != 2 or plane.dtype != np.uint8:
         raise ValueError(f"not a class map of SBD (it holds {plane.dtype} {plane.shape})")
@@ -51,7 +57,9 @@ def region(segmentation: list | dict, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("neither polygons nor run lengths (size and counts)") from error
     if stated != tuple(size):
         raise ValueError(f"run lengths of {stated}, in a photo of {tuple(size)}")
-    counts = _unpack(counts) if isinstance(counts, str) else [int(n) for n in counts]
+    counts = _unpack(counts) if isinstance(counts, str) else counts
+    if not isinstance(counts, list) or not all(type(n) is int for n in counts):
+        raise ValueError("run lengths that are neither whole numbers nor text")
     if min(counts, default=0) < 0 or sum(counts) != size[0] * size[1]:
         raise ValueError(f"its run lengths sum to {sum(counts)}, the photo has {size[0] * size[1]} pixels")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T  # column by column, starting outside
@@ -62,10 +70,15 @@ def polygon_region(polygon: Sequence[float], size: tuple[int, int]) -> np.ndarra
 
     Pixel (row i, column j) covers x from j to j + 1 and y from i to i + 1, as in COCO.
     """
-    points = np.asarray(polygon, np.float64)
-    if points.ndim != 1 or points.size % 2 or points.size < 6 or not np.isfinite(points).all():
-        raise ValueError(f"a polygon of {points.size} numbers: expected x, y of three points or more")
     height, width = size
+    try:
+        points = np.asarray(polygon, np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"a polygon that is no list of numbers ({error})") from error
+    if points.ndim != 1 or points.size % 2 or not (np.abs(points) < _FAR).all():
+        raise ValueError(f"a polygon of {points.size} numbers: expected x, y of its points, below {_FAR:g}")
+    if points.size < 6:  # a point or a line covers no centre
+        return np.zeros(size, bool)
     x, y = points[0::2], points[1::2]
     x_next, y_next = np.roll(x, -1), np.roll(y, -1)
     low, high = np.minimum(y, y_next), np.maximum(y, y_next)

@@ -1,10 +1,12 @@
-"""The pictures of a listing: every one is decoded and checked before anything is built, by all cores, and not again after a kill.
+"""The pictures of a listing: every one is decoded and checked before anything is built, by all cores, and not twice.
 
-The work is kept in chunks of 64 photos, <work>/<split>.<number>.npz, written whole.
+The work is kept in chunks of 64 photos, <work>/<split>.<hash of the photos>.npz, written whole: after a kill, or when a broken picture has
+been mended, the other chunks are not read again.
 """
 
 import concurrent.futures
 import contextlib
+import hashlib
 import io
 import multiprocessing
 import os
@@ -18,7 +20,7 @@ from etils import epath
 
 from auxseg_jax import files
 from auxseg_jax.data import features, masks
-from auxseg_jax.data.listing import Listing, Photo
+from auxseg_jax.data.listing import Listing, Objects, Photo
 from auxseg_jax.terminal import progress
 
 _CHUNK = 64
@@ -53,7 +55,7 @@ def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[tuple[P
 
 def parallel(function: Callable, jobs: Sequence[tuple], workers: int | None = None) -> Iterator[Any]:
     """function(*job) of each job in order, by processes; a single job, or with one worker, by this one."""
-    workers = min(workers or os.cpu_count(), len(jobs))
+    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     if workers < 2:
         yield from (function(*job) for job in jobs)
         return
@@ -62,6 +64,8 @@ def parallel(function: Callable, jobs: Sequence[tuple], workers: int | None = No
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
             yield from pool.map(function, *zip(*jobs, strict=True))
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise ValueError("a process died while it read pictures: memory ran out, or a broken file killed its decoder") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -84,7 +88,19 @@ def _count(jobs: Sequence[tuple]) -> int:
 def _chunks(listing: Listing, work: epath.Path) -> Iterator[tuple[Sequence[Photo], epath.Path]]:
     for split, photos in listing.photos.items():
         for start in range(0, len(photos), _CHUNK):
-            yield photos[start : start + _CHUNK], work / f"{split}.{start // _CHUNK:05d}.npz"
+            chunk = photos[start : start + _CHUNK]
+            yield chunk, work / f"{split}.{_hash(chunk, len(listing.classes))}.npz"
+
+
+def _hash(photos: Sequence[Photo], num_labels: int) -> str:
+    state = hashlib.sha256(f"{num_labels}".encode())
+    for photo in photos:
+        state.update(repr((photo.name, photo.mask)).encode())
+        for path in photo.files:
+            if path.exists():
+                stat = path.stat()
+                state.update(f"{path} {stat.length} {stat.mtime}".encode())
+    return state.hexdigest()[:16]
 
 
 def _check_chunk(photos: Sequence[Photo], num_labels: int, path: epath.Path) -> list[str]:
@@ -113,7 +129,9 @@ def _check_photo(photo: Photo, num_labels: int, faults: list[str]) -> tuple[tupl
     maps = [_plane(photo, path, lambda p: files.decode_plane(p.read_bytes(), grey=True), size, faults) for path in photo.saliency]
     if maps and all(plane is not None for plane in maps) and len({plane.shape for plane in maps}) == 1:
         planes["saliency"] = maps[0] if len(maps) == 1 else np.round(np.mean(maps, 0)).astype(np.uint8)
-    if photo.mask is not None and (plane := _plane(photo, photo.mask, masks.read, size, faults)) is not None:
+    if isinstance(photo.mask, Objects) and size not in (None, photo.mask.size):  # said before it is painted: sizes may be anything
+        faults.append(f"{_where(photo, photo.mask)} are of {photo.mask.size[1]}x{photo.mask.size[0]}, the photo is {size[1]}x{size[0]}")
+    elif photo.mask is not None and (plane := _plane(photo, photo.mask, masks.read, size, faults)) is not None:
         strange = np.setdiff1d(plane, [*range(num_labels), files.IGNORE])
         if strange.size:
             faults.append(f"{_where(photo, photo.mask)} holds class indices {strange[:5].tolist()}; the last class is {num_labels - 1}")

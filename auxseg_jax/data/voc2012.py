@@ -10,16 +10,17 @@ Splits: train 1,464, val 1,449, test 1,456 (no masks, no labels), and train_aug 
 Image-level labels are the classes of the objects in Annotations/<id>.xml. Masks, to evaluate: SegmentationClass, else SBD's.
 """
 
-import contextlib
 import tarfile
-import uuid
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
+from auxseg_jax import files
 from auxseg_jax.data import labels as labels_lib
 from auxseg_jax.data import listing
+from auxseg_jax.terminal import console
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -58,7 +59,8 @@ def read(root: str, splits: Sequence[str], *, saliency: str, unpack_dir: epath.P
     faults += [f"there is no split {split!r}; there are {', '.join(COUNTS)}" for split in splits if split not in COUNTS]
     if faults:
         raise listing.DataError(root, faults)
-    ids = {split: _train_aug(voc, sbd, faults) if split == "train_aug" else _split(voc, split, faults) for split in splits}
+    own = {split: _split(voc, split, faults) for split in {*splits, *(("train", "val") if "train_aug" in splits else ())} - {"train_aug"}}
+    ids = {split: _train_aug(own, sbd, faults) if split == "train_aug" else own[split] for split in splits}
     everyone = dict.fromkeys(name for names in ids.values() for name in names)
     images, annotations, pngs = (_index(voc, kind) for kind in ("JPEGImages", "Annotations", "SegmentationClass"))
     mats = _index(sbd, "cls")
@@ -72,16 +74,18 @@ def read(root: str, splits: Sequence[str], *, saliency: str, unpack_dir: epath.P
             continue
         try:
             found = {name: (f"Annotations/{name}.xml", labels_lib.xml_classes(annotations[f"{name}.xml"]))}
-            vectors[name] = labels_lib.vectors(found, CLASSES, "", faults)[name]
+            vectors[name] = labels_lib.vectors(found, CLASSES, faults)[name]
         except (OSError, ValueError) as error:
             faults.append(f"Annotations/{name}.xml: {error}")
     maps = listing.find_saliency(listing.saliency_folders(path, saliency), everyone, faults)
     photos = {}
     for split, names in ids.items():
-        mask = {name: pngs.get(f"{name}.png", mats.get(f"{name}.mat")) for name in names}
-        if split != "test":
+        mask = dict.fromkeys(names)
+        if split != "test":  # it has none; and SBD's masks are not those of VOC's own splits
+            mask = {name: pngs.get(f"{name}.png", mats.get(f"{name}.mat") if split == "train_aug" else None) for name in names}
             faults += [f"{name}: no mask SegmentationClass/{name}.png" for name in names if mask[name] is None]
-        photos[split] = [listing.Photo(name, images.get(f"{name}.jpg", path), vectors[name], maps[name], mask[name]) for name in names]
+        image = {name: images.get(f"{name}.jpg", path / "JPEGImages" / f"{name}.jpg") for name in names}
+        photos[split] = [listing.Photo(name, image[name], vectors[name], maps[name], mask[name]) for name in names]
     remarks = [f"{split} holds {len(names)} photos, the official one {COUNTS[split]}" for split, names in ids.items() if len(names) != COUNTS[split]]
     lists = sorted({annotations[f"{name}.xml"] for name in everyone if f"{name}.xml" in annotations})
     return listing.Listing(path, CLASSES, photos, lists, remarks), faults
@@ -99,17 +103,20 @@ def _unpacked(archive: epath.Path, unpack_dir: epath.Path) -> epath.Path:
     """Folder with the content of an archive; unpacked once, whole or not at all."""
     stat = archive.stat()
     folder = unpack_dir / f"{archive.name}.{stat.length}.{stat.mtime}"
-    if folder.exists():
-        return folder
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    aside.mkdir(parents=True)
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(aside, filter="data")  # nothing outside of the folder, no links out of it, no devices
-    except (tarfile.TarError, EOFError, OSError) as error:
-        aside.rmtree()
-        raise listing.DataError(archive.parent, [f"{archive.name} cannot be unpacked: {error}"]) from error
-    with contextlib.suppress(OSError):  # another run was first
+    with files.lock(unpack_dir / ".lock", wait=True):
+        if folder.exists():
+            return folder
+        aside = unpack_dir / f".{folder.name}"
+        if aside.exists():  # of a run that was killed
+            aside.rmtree()
+        console.print(f"unpacking {archive}", markup=False)
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(aside, filter="data")  # nothing outside of the folder, no links out of it, no devices
+                while tar.fileobj.read(2**20):  # to the checksum at the end
+                    pass
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            raise listing.DataError(archive.parent, [f"{archive.name} cannot be unpacked: {error}"]) from error
         aside.rename(folder)
     return folder
 
@@ -124,7 +131,6 @@ def _split(voc: Sequence[epath.Path], split: str, faults: list[str]) -> tuple[st
     return listing.read_split(found[0] if found else voc[0] / relative, faults)
 
 
-def _train_aug(voc: Sequence[epath.Path], sbd: Sequence[epath.Path], faults: list[str]) -> tuple[str, ...]:
+def _train_aug(own: Mapping[str, Sequence[str]], sbd: Sequence[epath.Path], faults: list[str]) -> tuple[str, ...]:
     theirs = [name for split in ("train", "val") for name in listing.read_split(sbd[0] / f"{split}.txt", faults)]
-    val = set(_split(voc, "val", faults))
-    return tuple(sorted({*theirs, *_split(voc, "train", faults)} - val))
+    return tuple(sorted({*theirs, *own["train"]} - set(own["val"])))

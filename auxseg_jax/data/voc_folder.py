@@ -13,11 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from auxseg_jax import files
 from auxseg_jax.data import labels as labels_lib
 from auxseg_jax.data import listing
-
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
 
 def read(root: str, splits: Sequence[str], *, saliency: str, labels: str) -> tuple[listing.Listing, list[str]]:
@@ -43,14 +40,13 @@ def read(root: str, splits: Sequence[str], *, saliency: str, labels: str) -> tup
     source = path / labels
     named, wrong = labels_lib.read(source) if source.exists() else ({}, [f"{labels}: there is no file {source}"])
     faults += wrong
-    vectors = labels_lib.vectors(named, classes, labels, faults)
     ids = {split: listing.read_split(path / "ImageSets" / "Segmentation" / f"{split}.txt", faults) for split in splits}
-    for a, b in [(a, b) for i, a in enumerate(ids) for b in list(ids)[i + 1 :]]:
-        others = set(ids[b])
-        faults += [f"{name}: is in split {a} and in split {b}" for name in ids[a] if name in others]
+    if source.suffix == ".npy":
+        named = labels_lib.with_ids(named, [name for names in ids.values() for name in names])
+    vectors = labels_lib.vectors(named, classes, faults)
     everyone = [name for names in ids.values() for name in names]
     pictures = listing.file_names(path / "JPEGImages")
-    image = {name: next((name + end for end in PHOTO_ENDINGS if name + end in pictures), None) for name in everyone}
+    image = {name: next((name + end for end in listing.PHOTO_ENDINGS if name + end in pictures), None) for name in everyone}
     faults += [f"{name}: split {split} names it, {labels} does not" for split in ids for name in ids[split] if source.exists() and name not in named]
     faults += [f"{name}: no photo JPEGImages/{name}.jpg" for name in everyone if image[name] is None]
     maps = listing.find_saliency(listing.saliency_folders(path, saliency), everyone, faults)
@@ -79,8 +75,7 @@ def read_classes(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
     names = tuple(line for _, line in listing.read_lines(path, faults))
     if names and names[0] != "background":
         faults.append(f"classes.txt: the first line must be 'background', found {names[0]!r}")
-    if path.exists() and not 2 <= len(names) <= files.IGNORE:
-        faults.append(f"classes.txt: needs 'background' and 1 to 254 classes, found {len(names)} lines")
+    if path.exists():
+        faults += listing.class_faults(names, "classes.txt")
     faults += [f"classes.txt: {name!r} has a space in it, which image_labels.txt takes for the end of a name" for name in names if " " in name]
-    faults += [f"classes.txt: {name!r} stands there twice" for name in sorted({n for n in names if names.count(n) > 1})]
     return names

@@ -1,7 +1,9 @@
 """CAMs as the repositories of the field leave them, to be scored."""
 
 import io
+import lzma
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -10,16 +12,23 @@ from etils import epath
 from auxseg_jax import pickles
 
 
-def read(path: epath.PathLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(largest class uint8 [H, W], its score float [H, W] in 0..255) of a file of CAMs in 0..1, size of the photo.
+def read(path: epath.PathLike, num_classes: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(largest class uint8 [H, W], its score float [H, W] in 0..255) of a file of CAMs in 0..1.
 
     The file holds, as a pickled dict (.npy) or as arrays (.npz), with classes counted from 0 without background:
 
     - {class: CAM [H, W]}, as PSA writes; in .npz the names are "0", "1", ...
-    - {"keys": classes [K], "high_res" or "cam": CAMs [K, H, W]}, as IRN writes
+    - {"keys": classes [K], "high_res" or "cam": CAMs [K, H, W]}, as IRN's dict has them; all of numpy (tensors of torch are refused)
+
+    Without any class all is background.
+
+    Args:
+      path: the file.
+      num_classes: C.
+      size: (H, W) of the photo.
 
     Raises:
-      ValueError: it holds something else.
+      ValueError: it holds something else, of another size, or beyond 0..1.
     """
     path = epath.Path(path)
     data = path.read_bytes()
@@ -28,20 +37,25 @@ def read(path: epath.PathLike, num_classes: int) -> tuple[np.ndarray, np.ndarray
         if not isinstance(content, dict):
             raise ValueError("expected a dict of CAMs")
         if "keys" in content:
-            maps = content["high_res"] if "high_res" in content else content.get("cam")
-            found = dict(zip(np.asarray(content["keys"]).tolist(), maps, strict=True))
+            keys, maps = np.asarray(content["keys"]).tolist(), content.get("high_res", content.get("cam"))
+            maps = [] if maps is None else list(maps)
         else:
-            found = {int(key): value for key, value in content.items()}
-        classes = sorted(found)
+            keys, maps = list(content), list(content.values())
+        classes = [int(key) for key in keys]
+        whole = [str(index) for index in classes] == [str(key) for key in keys]
+        if not whole or len(classes) != len(maps) or len(set(classes)) < len(classes):
+            raise ValueError(f"classes {keys} of {len(maps)} CAMs")
         if not classes:
-            raise ValueError("there is no CAM in it")
-        if classes[0] < 0 or classes[-1] >= num_classes:
-            raise ValueError(f"classes {classes[0]} to {classes[-1]}; there are {num_classes}, counted from 0")
-        stack = np.stack([np.asarray(found[key], np.float32) for key in classes])
+            return np.zeros(size, np.uint8), np.zeros(size)
+        if min(classes) < 0 or max(classes) >= num_classes:
+            raise ValueError(f"classes {min(classes)} to {max(classes)}; there are {num_classes}, counted from 0")
+        stack = np.stack([np.asarray(plane, np.float32) for plane in maps])
+        if stack.shape[1:] != size:
+            raise ValueError(f"CAMs of shape {stack.shape[1:]}, the photo is {size}")
+        if not ((stack >= 0) & (stack <= 1.001)).all():
+            raise ValueError("CAMs beyond 0..1, or not finite")
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-    if stack.ndim != 3:
-        raise ValueError(f"{path.name}: CAMs of shape {stack.shape[1:]}, expected [H, W]")
     return (np.array(classes) + 1)[stack.argmax(0)].astype(np.uint8), 255 * stack.max(0)
 
 
@@ -49,5 +63,5 @@ def _read_npz(data: bytes) -> dict[str, Any]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as content:
             return dict(content)
-    except (zipfile.BadZipFile, EOFError, KeyError) as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, OSError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"not a readable .npz: {error}") from error

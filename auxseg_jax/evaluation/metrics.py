@@ -24,6 +24,24 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, num_labels: int) -> np.
     return np.bincount(rows * width + columns, minlength=num_labels * width).reshape(num_labels, width)
 
 
+def confusion_by_bin(prediction: np.ndarray, bins: np.ndarray, truth: np.ndarray, num_labels: int, num_bins: int) -> np.ndarray:
+    """Counts int64 [num_labels, num_labels, num_bins] by true label, predicted label, and the bin [H, W] that a pixel is in.
+
+    Pixels whose truth is 255 are left out.
+
+    Raises:
+      ValueError: shapes differ, or a label is not below `num_labels`.
+    """
+    if not prediction.shape == bins.shape == truth.shape:
+        raise ValueError(f"prediction is {prediction.shape}, truth {truth.shape}")
+    counts = truth != IGNORE
+    rows, columns = truth[counts].astype(np.int64), prediction[counts].astype(np.int64)
+    if rows.size and max(rows.max(), columns.max()) >= num_labels:
+        raise ValueError(f"labels reach {max(rows.max(), columns.max())}, there are {num_labels}")
+    index = (rows * num_labels + columns) * num_bins + bins[counts]
+    return np.bincount(index, minlength=num_labels**2 * num_bins).reshape(num_labels, num_labels, num_bins)
+
+
 def iou_scores(counts: np.ndarray) -> dict[str, float | list[float | None]]:
     """Scores of a `confusion` matrix; classes with neither truth nor prediction are left out of every mean.
 

@@ -29,7 +29,8 @@ def score_predictions(directory: epath.PathLike, dataset: Dataset, split: str) -
 def sweep_cam(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
     """`_sweep` of the CAMs <directory>/{cam_class,cam_score}/<id>.png."""
 
-    def read(name: str) -> tuple[np.ndarray, np.ndarray]:
+    def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        del size
         classes, score = (files.read_plane(epath.Path(directory) / kind / f"{name}.png") for kind in ("cam_class", "cam_score"))
         return classes, score
 
@@ -55,7 +56,11 @@ def score_folder(directory: epath.PathLike, dataset: Dataset, split: str) -> dic
     if absent:
         raise ValueError(f"{directory}: {len(absent)} of the {len(wanted)} photos of {split} have no {ending} there, {absent[0]} first")
     if ending != ".png":
-        return {"photos": len(wanted)} | _sweep(lambda name: cams.read(directory / f"{name}{ending}", dataset.num_classes), dataset, split)
+
+        def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+            return cams.read(directory / f"{name}{ending}", dataset.num_classes, size)
+
+        return {"photos": len(wanted)} | _sweep(read, dataset, split)
     counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
     for name, truth in dataset.masks(split):
         counts += _named(name, metrics.confusion, files.read_plane(directory / f"{name}.png"), truth, len(dataset.classes))
@@ -63,25 +68,29 @@ def score_folder(directory: epath.PathLike, dataset: Dataset, split: str) -> dic
     return {"photos": len(wanted)} | scores | {"per_class": dict(zip(dataset.classes, scores["per_class"], strict=True))}
 
 
-def _sweep(read: Callable[[str], tuple[np.ndarray, np.ndarray]], dataset: Dataset, split: str) -> dict[str, Any]:
+def _sweep(read: Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]], dataset: Dataset, split: str) -> dict[str, Any]:
     """mIoU of CAMs alone, where a score up to a threshold is background.
 
     Whoever picks the best threshold has looked at pixel labels: it is an oracle, to compare CAMs with, not to train with.
 
     Args:
-      read: id -> (largest class uint8 [H, W], its score [H, W] in 0..255).
+      read: (id, (H, W)) -> (largest class uint8 [H, W], its score [H, W] in 0..255).
       dataset, split: the masks.
 
     Returns:
       {"oracle": True, "best_threshold", "best_miou", "miou": {threshold: percent}}, thresholds 0.05 to 0.95.
     """
     thresholds = [round(0.05 * k, 2) for k in range(1, 20)]
-    counts = np.zeros((len(thresholds), len(dataset.classes), len(dataset.classes) + 1), np.int64)
+    labels, bins = len(dataset.classes), len(thresholds) + 1
+    seen = np.zeros((labels, labels, bins), np.int64)  # pixels by their truth, their class, and how many thresholds their score is above
     for name, truth in dataset.masks(split):
-        classes, score = _named(name, read, name)
-        for row, threshold in enumerate(thresholds):
-            labels = np.where(score > 255 * threshold, classes, 0).astype(np.uint8)
-            counts[row] += _named(name, metrics.confusion, labels, truth, len(dataset.classes))
+        classes, score = _named(name, read, name, truth.shape)
+        above = np.searchsorted(255 * np.array(thresholds), score)
+        seen += _named(name, metrics.confusion_by_bin, classes, above, truth, labels, bins)
+    counts = np.zeros((len(thresholds), labels, labels + 1), np.int64)
+    for k in range(len(thresholds)):
+        counts[k, :, :-1] = seen[:, :, k + 1 :].sum(-1)
+        counts[k, :, 0] += seen[:, :, : k + 1].sum((1, 2))
     miou = [metrics.iou_scores(c)["miou"] for c in counts]
     best = int(np.argmax(miou))
     return {"oracle": True, "best_threshold": thresholds[best], "best_miou": miou[best], "miou": dict(zip(map(str, thresholds), miou, strict=True))}

@@ -8,9 +8,11 @@ indexed, with VOC's palette, size of the photo, labels 0 to 20. comp6 is the com
 """
 
 import argparse
+import collections
 import io
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +23,7 @@ from auxseg_jax import files
 from auxseg_jax.data import features, listing
 
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
+COUNT = 1456  # photos of the test split
 _LABELS = 21
 
 
@@ -55,12 +58,16 @@ def check(archive: epath.PathLike, photos: epath.PathLike, ids: Sequence[str]) -
     """Every fault of an archive: files that are missing, too many, in another folder, or not as the server wants them."""
     path = epath.Path(archive)
     try:
-        with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
-            members = {member.name.removeprefix("./"): tar.extractfile(member).read() for member in tar if member.isfile()}
-    except (OSError, tarfile.TarError, EOFError) as error:
-        return [f"{path.name} cannot be read: {error}"]
+        with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:gz") as tar:
+            found = [(member.name.removeprefix("./"), tar.extractfile(member)) for member in tar if not member.isdir()]
+            entries = [(name, file and file.read()) for name, file in found]
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+        return [f"{path.name} cannot be read as a .tar.gz: {error}"]
+    members = dict(entries)
     wanted = {f"{FOLDER}/{name}.png" for name in ids}
     faults = [f"{name}: does not belong there; the server wants {FOLDER}/<id>.png of the ids" for name in sorted(members.keys() - wanted)]
+    faults += [f"{name}: is there {count} times" for name, count in collections.Counter(name for name, _ in entries).items() if count > 1]
+    faults += [f"{name}: is a link or a device, not a file" for name, data in entries if data is None]
     return faults + faults_of(lambda name: members.get(f"{FOLDER}/{name}.png"), photos, ids)
 
 
@@ -77,14 +84,14 @@ def faults_of(read: Callable[[str], bytes | None], photos: epath.PathLike, ids: 
                 image.load()
                 if image.format != "PNG" or image.mode != "P":
                     raise ValueError(f"it is {image.format} of mode {image.mode}; the server wants an indexed PNG (mode P)")
-                colours, plane = np.asarray(image.getpalette(), np.uint8).reshape(-1, 3), np.asarray(image)
+                colours, plane = np.asarray(image.getpalette() or [], np.uint8).reshape(-1, 3), np.asarray(image)
             size = features.check_image((epath.Path(photos) / f"{name}.jpg").read_bytes())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             faults.append(f"{name}: {error}")
             continue
         if plane.shape != size:
             faults.append(f"{name}: it is {plane.shape[1]}x{plane.shape[0]}, the photo {size[1]}x{size[0]}")
-        if not np.array_equal(colours[:_LABELS], files.palette()[: min(_LABELS, len(colours))]):
+        if not np.array_equal(colours[:_LABELS], files.palette()[:_LABELS]):
             faults.append(f"{name}: its palette is not VOC's")
         if (plane >= _LABELS).any():
             faults.append(f"{name}: labels up to {plane.max()}; the server knows 0 to {_LABELS - 1}")
@@ -99,13 +106,16 @@ def main() -> None:
     what.add_argument("--check", metavar="FILE", help="archive to check")
     parser.add_argument("--photos", required=True, metavar="DIR", help="folder of <id>.jpg")
     parser.add_argument("--ids", required=True, metavar="FILE", help="ImageSets/Segmentation/test.txt")
+    parser.add_argument("--count", type=int, default=COUNT, help=f"number of ids there must be; {COUNT}")
     parser.add_argument("--to", metavar="FILE", help="with --predictions: the .tar.gz to write")
     arguments = parser.parse_args()
     if arguments.predictions and not arguments.to:
         parser.error("--predictions needs --to")
     faults: list[str] = []
-    ids = listing.read_split(epath.Path(arguments.ids), faults)
     try:
+        ids = listing.read_split(epath.Path(arguments.ids), faults)
+        if len(ids) != arguments.count:
+            faults.append(f"names {len(ids)} photos, the test split has {arguments.count} (--count)")
         if faults:
             raise listing.DataError(arguments.ids, faults)
         if arguments.predictions:
