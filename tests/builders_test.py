@@ -1,7 +1,9 @@
 """Builders of real data sets: label files, VOC 2012 + SBD, COCO 2014, painting, resuming."""
 
+import importlib
 import io
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ import scipy.io
 from conftest import REPOSITORY
 from PIL import Image, ImageDraw
 
-from auxseg_jax import files
+from auxseg_jax import files, stages
 from auxseg_jax.data import dataset, labels, masks, pictures, voc2012
 from auxseg_jax.data.listing import DataError, Objects
 
@@ -103,6 +105,33 @@ def test_a_hostile_pickle_is_refused(tmp_path, capsys):
         _, faults = labels.read(tmp_path / "cls_labels.npy")
         assert faults and ("not a dict of label vectors" in faults[0] or "not a readable .npy" in faults[0])
     assert not capsys.readouterr().out
+
+
+def test_an_id_is_itself_before_it_is_a_number():
+    found = labels.with_ids({"1": ("x", ["a"]), "9": ("x", ["b"])}, ["1", "IMG_1", "COCO_9"])
+    assert found == {"1": ("x", ["a"]), "COCO_9": ("x", ["b"])}
+    with pytest.raises(ValueError, match="COCO_9 is there twice"):
+        labels.with_ids({"COCO_9": ("x", []), "9": ("x", [])}, ["COCO_9"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", '{"a1": ["cat"], "a1": ["dog"]}', "'a1' is there twice"),
+        ("a.json", "[" * 100000, "recursion"),
+        ("a.csv", 'id,classes\na1,"cat\na2,dog\n', "unexpected end of data"),
+        ("a.json", '{"categories": [], "images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": []}', "one id"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_a_fault(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    found, faults = labels.read(tmp_path / name)
+    assert not found and len(faults) == 1 and message in faults[0]
+
+
+def test_byte_order_marks_are_no_part_of_a_name(tmp_path):
+    (tmp_path / "image_labels.txt").write_text("a1 cat\r\na3\r\n", encoding="utf-8-sig", newline="")
+    assert read(tmp_path / "image_labels.txt") == {"a1": ["cat"], "a3": []}
 
 
 def test_numbers_that_mean_two_photos():
@@ -315,6 +344,45 @@ def test_every_fault_of_coco_is_named_at_once(coco, tmp_path):
     assert not list(tmp_path.glob("cache/*/*/photos"))
 
 
+def test_what_coco_must_not_say_twice(coco, tmp_path):
+    path = coco / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    content["images"][2]["height"] = True
+    content["categories"] = [
+        {"id": 1, "name": "human"},
+        {"id": 4, "name": "traffic light"},
+        {"id": 5, "name": "traffic light"},
+        {"id": 6, "name": "../x"},
+    ]
+    content["annotations"][0]["area"] = float("nan")
+    path.write_text(json.dumps(content))
+    val = coco / "annotations" / "instances_val2014.json"
+    val.write_text(json.dumps(json.loads(val.read_text()) | {"images": [], "annotations": []}))
+    with pytest.raises(DataError) as error:
+        prepare("coco2014_wsss", coco, tmp_path)
+    text = str(error.value)
+    for expected in (
+        "category 1 has several names: human, person",
+        "categories: 'traffic light' stands there twice",
+        "categories: '../x' cannot be a part of a file's name",
+        "instances_train2014.json: 2 images have the id 9",
+        "instances_train2014.json: images[2] has no proper height",
+        "instances_train2014.json: annotations[0] has no proper area",
+        "instances_val2014.json: names no photo",
+    ):
+        assert expected in text, f"{expected!r} is not in:\n{text}"
+
+
+def test_objects_of_another_size_are_named_and_not_painted(coco, tmp_path, monkeypatch):
+    path = coco / "annotations" / "instances_train2014.json"
+    content = json.loads(path.read_text())
+    content["images"][0].update(height=10**6, width=10**6)
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="000009: its objects are of 1000000x1000000, the photo is 32x24"):
+        prepare("coco2014_wsss", coco, tmp_path)
+
+
 def test_a_broken_annotation_file_is_named(coco, tmp_path):
     (coco / "annotations/instances_val2014.json").write_text('{"images": [')
     (coco / "annotations/instances_train2014.json").unlink()
@@ -427,6 +495,33 @@ def test_every_fault_of_voc_is_named_at_once(voc, tmp_path):
         assert expected in text, f"{expected!r} is not in:\n{text}"
 
 
+def test_sbd_does_not_stand_in_for_masks_of_voc(voc, tmp_path):
+    (voc / "VOCdevkit/VOC2012/SegmentationClass/2007_000033.png").unlink()
+    with pytest.raises(DataError, match=r"1 fault:\n  2007_000033: no mask SegmentationClass/2007_000033\.png"):
+        prepare("voc2012_wsss", voc, tmp_path)
+
+
+def test_splits_of_voc(voc, tmp_path):
+    (voc / "VOCdevkit/VOC2012/ImageSets/Segmentation/test.txt").write_text("2008_000002\n")
+    data = prepare("voc2012_wsss", voc, tmp_path, val="test")
+    assert len(data.photos("test")) == 1 and not data.has_masks("test")
+    with pytest.raises(ValueError, match="VOC's test photos have no labels"):
+        prepare("voc2012_wsss", voc, tmp_path, train="test")
+    with pytest.raises(DataError, match="2007_000032: is in split train_aug and in split train"):
+        prepare("voc2012_wsss", voc, tmp_path, train="train_aug", val="train")
+    with pytest.raises(ValueError, match=r"'val\.2' cannot be the name of a split"):
+        prepare("voc2012_wsss", voc, tmp_path, val="val.2")
+
+
+def test_masks_are_scored_without_what_training_needs(voc, tmp_path):
+    config = importlib.import_module("configs.voc").get_config("efficientnet_lite0")
+    config.data.update({"root": str(voc), "cache_dir": str(tmp_path / "cache")})
+    shutil.rmtree(voc / "benchmark_RELEASE")
+    shutil.rmtree(voc / "Saliency")
+    found = stages.evaluate_folder(config, voc / "VOCdevkit/VOC2012/SegmentationClass", None)
+    assert found["split"] == "val" and found["miou"] == 100
+
+
 @pytest.mark.parametrize(
     ("train", "missing", "message"), [("train_aug", "benchmark_RELEASE", "train_aug needs SBD"), ("train", "VOCdevkit", "neither VOC")]
 )
@@ -475,6 +570,31 @@ def test_a_killed_preparation_is_not_done_again(coco, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_check_chunk", lambda *job: rest.append(job[-1].name) or original(*job))
     assert len(prepare("coco2014_wsss", coco, tmp_path).photos("train")) == 3
     assert len(rest) == 3 and not set(rest) & set(read_once)
+
+
+def test_a_mended_picture_is_all_that_is_read_again(coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_CHUNK", 1)
+    monkeypatch.setattr(pictures, "_WORTH_PROCESSES", 100)
+    photo = coco / "train2014/COCO_train2014_000000000025.jpg"
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:-200])
+    with pytest.raises(DataError, match="1 fault"):
+        prepare("coco2014_wsss", coco, tmp_path)
+    photo.write_bytes(whole)
+    again, original = [], pictures._check_chunk
+    monkeypatch.setattr(pictures, "_check_chunk", lambda *job: again.append(job[0][0].name) or original(*job))
+    data = prepare("coco2014_wsss", coco, tmp_path)
+    assert again == [photo.stem]
+    assert {path.name for path in (tmp_path / "cache/coco2014_wsss").iterdir()} == {data.digest, ".lock"}
+
+
+def die(number):
+    os.kill(os.getpid(), 9)
+
+
+def test_a_process_that_dies_is_said():
+    with pytest.raises(ValueError, match="a process died while it read pictures"):
+        list(pictures.parallel(die, [(1,), (2,)], 2))
 
 
 def test_processes_give_what_one_gives():

