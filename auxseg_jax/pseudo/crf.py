@@ -10,7 +10,7 @@ with a Gaussian of position and a bilateral one of position and colour. K is app
     exact     the Gaussians themselves, O(N^2): position by a separable convolution, colour in blocks of rows
 
 They differ by nature: the lattice's kernel is a sum of bumps that depends on where points fall in its simplices, and colours
-too far apart for a common vertex do not speak at all. 0.4 to 2% of the labels come out otherwise.
+too far apart for a common vertex do not speak at all. The README says how many labels come out otherwise.
 
 A pixel speaks to itself too, as in pydensecrf.
 """
