@@ -1,4 +1,4 @@
-"""Trains AuxSegNet+, or segments photos with a trained one.
+"""Trains AuxSegNet+, segments photos with a trained one, or scores masks.
 
 python launch.py --config=configs/demo.py --workdir=workdirs/demo
 python launch.py --mode=predict --workdir=workdirs/demo --input='photos/*.jpg' --output=masks
@@ -105,9 +105,11 @@ def _is_ours(error: Exception) -> bool:
 def _parse(argv: list[str]) -> list[str]:
     """Flags; what a config file or an override says wrong comes as one line."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except AttributeError as error:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
         sys.exit(f"error: the config has no such field: {' '.join(str(error).split())}")
+    except flags.Error as error:  # of a config file it holds the traceback, whose last line says it
+        sys.exit(f"error: {str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: ')}\n--help lists the flags")
 
 
 if __name__ == "__main__":

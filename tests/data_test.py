@@ -96,7 +96,8 @@ def test_a_changed_folder_is_prepared_anew(folder, tmp_path):
 def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
     (folder / "JPEGImages" / "a1.jpg").unlink()
     (folder / "Saliency" / "a2.png").unlink()
-    (folder / "JPEGImages" / "a4.jpg").write_bytes(b"")
+    for name in ("a2", "a4"):
+        (folder / "JPEGImages" / f"{name}.jpg").write_bytes(b"")
     (folder / "SegmentationClass" / "b1.png").unlink()
     (folder / "image_labels.txt").write_text("a1 cat\na1 cat\na2 horse\na3\na4\nb1\n../x cat\n")
     (folder / "Saliency" / "a3.png").unlink()
@@ -118,6 +119,7 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
         "b1: is in split train and in split val",
         "b2: split val names it, image_labels.txt does not",
         "a4: JPEGImages/a4.jpg cannot be read",
+        "a2: JPEGImages/a2.jpg cannot be read",  # though its saliency map is missing
     ):
         assert expected in text, f"{expected!r} is not in:\n{text}"
     assert not list(tmp_path.glob("cache/*/*/photos"))
@@ -151,7 +153,7 @@ def test_missing_files_are_named(folder, tmp_path, missing):
         shutil.rmtree(path)
     else:
         path.unlink()
-    with pytest.raises(DataError, match="Saliency/a1.png" if missing == "Saliency" else "there is no"):
+    with pytest.raises(DataError, match="no saliency map <id>.png of any photo" if missing == "Saliency" else "there is no"):
         prepare(folder, tmp_path)
 
 

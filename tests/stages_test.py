@@ -166,9 +166,14 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
 
 
 def test_a_mistyped_override_is_one_line(tmp_path):
-    process = launch("--config=configs/tiny.py", "--config.stages.epoch=3", f"--workdir={tmp_path / 'run'}")
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 1 and "error: the config has no such field:" in output and "Traceback" not in output
+    for arguments, message in (
+        (("--config=configs/tiny.py", "--config.stages.epoch=3"), "error: the config has no such field:"),
+        (("--config=configs/tiny.py", "--config.stage.epochs=3"), "error: the config has no such field:"),
+        (("--config=configs/msrc.py:ablaton",), "error: configs/msrc.py knows full, ablation,"),
+    ):
+        process = launch(*arguments, f"--workdir={tmp_path / 'run'}")
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 1 and message in output and "Traceback" not in output
 
 
 @pytest.mark.slow

@@ -170,8 +170,10 @@ def _listed(builder: type, root: str, train_split: str, val_split: str, read: Ca
     def check(work: epath.Path) -> None:
         for remark in listed.remarks:
             console.print(f"{root}: {remark}", markup=False)
-        present = {split: [p for p in photos if all(f.exists() for f in p.files)] for split, photos in listed.photos.items()}
-        if found := faults + pictures.check(dataclasses.replace(listed, photos=present), work):
+        there = listed.photos
+        if faults:  # what is there is read all the same, so that everything is named at once
+            there = {split: [photo.what_is_there() for photo in photos if photo.image.exists()] for split, photos in there.items()}
+        if found := faults + pictures.check(dataclasses.replace(listed, photos=there), work):
             raise DataError(root, found)
 
     digest = "" if faults else hashlib.sha256(f"{listed.digest()} {builder.VERSION}".encode()).hexdigest()[:16]

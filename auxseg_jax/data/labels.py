@@ -1,7 +1,7 @@
 """Image-level labels, from every form they come in.
 
 image_labels.txt     "<id> <class> <class> ..." a line; an id alone has no class
-NAME.csv             a header, then "id,classes" with classes parted by blanks, ";" or "|", in one row or several; or a column of 0/1 a class
+NAME.csv             a header, then "id,classes" with classes parted by ";" or "|", in one row or several; or a column of 0/1 a class
 NAME.json            {"<id>": ["<class>", ...]}, or an annotation file of COCO (instances_*.json)
 NAME.npy             cls_labels.npy of the field's repositories: a pickled dict of multi-hot vectors, read without unpickling what is not
                      needed for that; ids as text or as numbers (2007000032, or COCO's 9)
@@ -33,6 +33,8 @@ from auxseg_jax.data.listing import PHOTO_ENDINGS
 
 Labels = dict[str, tuple[str, Sequence[str] | np.ndarray]]
 """id -> (where that stands, names of its classes, or a multi-hot vector)."""
+
+_ENDING = r"\.(jpe?g|png)$"
 
 
 def read(path: epath.PathLike) -> tuple[Labels, list[str]]:
@@ -136,7 +138,9 @@ def _read_txt(path: epath.Path) -> tuple[Labels, list[str]]:
 def _read_csv(path: epath.Path) -> tuple[Labels, list[str]]:
     rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig")), strict=True))
     if not rows or len(rows[0]) < 2:
-        raise ValueError("expected a header and at least two columns: the photo's id, its classes")
+        raise ValueError("expected a header and at least two columns, parted by commas: the photo's id, its classes")
+    if re.search(_ENDING, rows[0][0], re.IGNORECASE):
+        raise ValueError(f"the first line is a photo, {rows[0][0]}; it must be a header, such as id,classes")
     header, faults, labels = [cell.strip() for cell in rows[0]], [], {}
     body = [(number, [cell.strip() for cell in row]) for number, row in enumerate(rows[1:], 2) if any(cell.strip() for cell in row)]
     wide = all(cell in ("0", "1") for _, row in body for cell in row[1:])
@@ -147,7 +151,7 @@ def _read_csv(path: epath.Path) -> tuple[Labels, list[str]]:
         if len(row) != len(header):
             faults.append(f"{where}: {len(row)} columns, the header has {len(header)}")
             continue
-        name = re.sub(r"\.(jpe?g|png)$", "", row[0], flags=re.IGNORECASE)
+        name = re.sub(_ENDING, "", row[0], flags=re.IGNORECASE)
         present = [label for label, cell in zip(header[1:], row[1:], strict=True) if cell == "1"] if wide else _split(row[1])
         if wide and name in labels:
             faults.append(f"{where}: {name} has a line already")
@@ -156,9 +160,8 @@ def _read_csv(path: epath.Path) -> tuple[Labels, list[str]]:
 
 
 def _split(cell: str) -> list[str]:
-    """Names of classes parted by ";" or "|" (then they may hold blanks), else by blanks."""
-    parts = re.split(r"[;|]", cell) if re.search(r"[;|]", cell) else cell.split()
-    return [part.strip() for part in parts if part.strip()]
+    """Names of classes parted by ";", "|" or ","; they may hold blanks."""
+    return [part.strip() for part in re.split(r"[;|,]", cell) if part.strip()]
 
 
 def _read_json(path: epath.Path) -> tuple[Labels, list[str]]:
@@ -247,7 +250,7 @@ def lay_out(root: epath.PathLike, labels: Labels, classes: Sequence[str] | None,
       val_share: of the photos, for the split val, spread evenly over the sorted ids; one at least, and one is left to train on.
 
     Returns:
-      {list: number of lines} of what was written, without lists that were the same already; "photos without a label" where there are any.
+      {list: number of lines} of what was written, without lists that were the same already; and the number of photos left out, where there are any.
 
     Raises:
       DataError: photos and labels do not fit, or a list is there and says something else; nothing is written then.
@@ -280,7 +283,8 @@ def lay_out(root: epath.PathLike, labels: Labels, classes: Sequence[str] | None,
         raise listing.DataError(root, [f"{name} is there already, and would be written otherwise; delete it first" for name in other])
     for name in lists.keys() - there.keys():
         files.write_bytes(root / name, texts[name].encode())
-    missing = {"photos without a label": len(stems - set(named))} if stems - set(named) else {}
+    unnamed = sorted(stems - set(named))
+    missing = {f"photos left out, for they have no label ({', '.join(unnamed[:5])}{', ...' * (len(unnamed) > 5)})": len(unnamed)} if unnamed else {}
     return {name: len(lists[name]) for name in lists if name not in there} | missing
 
 

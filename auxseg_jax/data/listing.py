@@ -58,6 +58,11 @@ class Photo:
         """All files of it."""
         return [self.image, *self.saliency, *([self.mask] if isinstance(self.mask, epath.Path) else [])]
 
+    def what_is_there(self) -> "Photo":
+        """Without the files that are absent."""
+        absent = isinstance(self.mask, epath.Path) and not self.mask.exists()
+        return dataclasses.replace(self, saliency=tuple(p for p in self.saliency if p.exists()), mask=None if absent else self.mask)
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
@@ -156,5 +161,10 @@ def find_saliency(folders: Sequence[epath.Path], names: Iterable[str], faults: l
     names = list(names)
     for folder in folders:
         listed = file_names(folder)
+        if names and not any(f"{name}.png" in listed for name in names):
+            faults.append(
+                f"{folder}: no saliency map <id>.png of any photo; python -m auxseg_jax.data.saliency makes them, data.saliency=none does without"
+            )
+            continue
         faults += [f"{name}: no saliency map {folder.name}/{name}.png" for name in names if f"{name}.png" not in listed]
     return {name: tuple(folder / f"{name}.png" for folder in folders) for name in names}
