@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from auxseg_jax import files, passes
-from auxseg_jax.data import features
+from auxseg_jax.data import features, listing
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.grid import Grid
 from auxseg_jax.models.affinity import Pairwise
@@ -151,11 +151,7 @@ class PhotoFiles:
 
     def __init__(self, paths: Sequence[epath.PathLike]):
         self._paths, self.sizes, self.faults = [], [], []
-        stems: dict[str, epath.Path] = {}
-        for path in map(epath.Path, paths):
-            if path.stem in stems:
-                raise ValueError(f"{path} and {stems[path.stem]} would both be written to {path.stem}.png")
-            stems[path.stem] = path
+        for path in listing.by_stem(paths).values():
             try:
                 self.sizes.append(features.check_image(path.read_bytes()))
                 self._paths.append(path)

@@ -73,22 +73,23 @@ def pytest_terminal_summary(terminalreporter, config):
             terminalreporter.line(f"{absolute:9.1e} {relative:9.1e}  {name}")
 
 
+def _folder(request, option: str, what: str) -> epath.Path:
+    path = epath.Path(request.config.getoption(option))
+    if not path.is_dir():
+        pytest.skip(f"no {what} at {path} ({option}=DIR)")
+    return path
+
+
 @pytest.fixture(scope="session")
 def msrc(request) -> epath.Path:
     """Folder of real photos; tests that use it are skipped where it is absent."""
-    path = epath.Path(request.config.getoption("--msrc"))
-    if not path.is_dir():
-        pytest.skip(f"no real photos at {path} (--msrc=DIR)")
-    return path
+    return _folder(request, "--msrc", "real photos")
 
 
 @pytest.fixture(scope="session")
 def coco_mini(request) -> epath.Path:
     """Folder of real COCO photos; tests that use it are skipped where it is absent."""
-    path = epath.Path(request.config.getoption("--coco-mini"))
-    if not path.is_dir():
-        pytest.skip(f"no COCO photos at {path} (--coco-mini=DIR)")
-    return path
+    return _folder(request, "--coco-mini", "COCO photos")
 
 
 @pytest.fixture(scope="session", autouse=True)

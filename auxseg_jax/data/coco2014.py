@@ -54,9 +54,7 @@ def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Li
     Raises:
       DataError: there is no such folder, or no such split.
     """
-    path = epath.Path(root).expanduser().resolve()
-    if not path.is_dir():
-        raise listing.DataError(root, ["there is no such folder (config.data.root)"])
+    path = listing.find_root(root)
     unknown = [f"there is no split {split!r}; there are {', '.join(COUNTS)}" for split in splits if split not in COUNTS]
     if unknown:
         raise listing.DataError(root, unknown)
@@ -79,10 +77,9 @@ def read(root: str, splits: Sequence[str], *, saliency: str) -> tuple[listing.Li
         objects = collections.defaultdict(list)
         for entry in tables["annotations"]:
             objects[entry["image_id"]].append(entry)
-        known = {entry["id"] for entry in tables["images"]}
         keys = collections.Counter(entry["id"] for entry in tables["images"])
         faults += [f"{where}: {count} images have the id {key}" for key, count in keys.items() if count > 1]
-        faults += [f"{where}: objects of image {key}, which is not among the images" for key in sorted(objects.keys() - known)]
+        faults += [f"{where}: objects of image {key}, which is not among the images" for key in sorted(objects.keys() - keys.keys())]
         faults += [
             f"{where}: an object of image {e['image_id']} has the category {e['category_id']}, which has no name"
             for e in tables["annotations"]

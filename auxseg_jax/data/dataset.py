@@ -52,18 +52,19 @@ class Dataset:
         """Whether the split can be evaluated."""
         return split in self.build(features.MASKS).info.splits
 
-    def names(self, split: str) -> list[str]:
-        """Ids of a split, in the order of its photos."""
-        source = self.photos(split)
-        return [source[k]["id"].decode() for k in range(len(source))]
+    def mask_names(self, split: str) -> list[str]:
+        """Ids of the photos of a split that `masks` gives, in its order."""
+        return [example["id"].decode() for example in self._mask_source(split)]
 
     def masks(self, split: str) -> Iterator[tuple[str, Any]]:
         """(id, uint8 [H, W] pixel labels) of a split. To evaluate, and for the run marked fully supervised; nothing else."""
+        for example in self._mask_source(split):
+            yield example["id"].decode(), files.decode_plane(example["segmentation"])
+
+    def _mask_source(self, split: str) -> Any:
         if not self.has_masks(split):
             raise ValueError(f"split {split!r} of {self.name} has no pixel labels to evaluate with")
-        source = self.build(features.MASKS).as_data_source(split=split, decoders={"segmentation": tfds.decode.SkipDecoding()})
-        for example in source:
-            yield example["id"].decode(), files.decode_plane(example["segmentation"])
+        return self.build(features.MASKS).as_data_source(split=split, decoders={"segmentation": tfds.decode.SkipDecoding()})
 
 
 def prepare(*, builder: str, train_split: str, val_split: str, cache_dir: str, **source: Any) -> Dataset:

@@ -29,7 +29,6 @@ from etils import epath
 
 from auxseg_jax import files, pickles
 from auxseg_jax.data import listing
-from auxseg_jax.data.listing import PHOTO_ENDINGS
 
 Labels = dict[str, tuple[str, Sequence[str] | np.ndarray]]
 """id -> (where that stands, names of its classes, or a multi-hot vector)."""
@@ -257,7 +256,7 @@ def lay_out(root: epath.PathLike, labels: Labels, classes: Sequence[str] | None,
     """
     root = epath.Path(root)
     pictures = listing.file_names(root / "JPEGImages")
-    stems = {name.rsplit(".", 1)[0] for name in pictures if name.endswith(PHOTO_ENDINGS)}
+    stems = {name.rsplit(".", 1)[0] for name in pictures if name.endswith(listing.PHOTO_ENDINGS)}
     faults = [] if stems else [f"there is no photo in {root / 'JPEGImages'}"]
     faults += [f"JPEGImages/{name}: its name has a blank in it" for name in sorted(pictures) if not listing.is_id(name)]
     faults += [f"{name}: has labels, but there is no photo JPEGImages/{name}.jpg" for name in sorted(set(labels) - stems)] if stems else []

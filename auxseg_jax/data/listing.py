@@ -100,9 +100,32 @@ class Listing:
                 state.update(f"{split} {photo.name}".encode() + photo.labels.tobytes())
         everything = (photo.files for photos in self.photos.values() for photo in photos)
         for path in (path for group in (self.lists, *everything) for path in group):
-            stat = path.stat()
-            state.update(f"{path} {stat.length} {stat.mtime}".encode())
+            state.update(file_state(path))
         return state.hexdigest()[:16]
+
+
+def file_state(path: epath.Path) -> bytes:
+    """Name, size and time of a file, by which it is known."""
+    stat = path.stat()
+    return f"{path} {stat.length} {stat.mtime}".encode()
+
+
+def find_root(root: epath.PathLike) -> epath.Path:
+    """The folder of a data set, however it is spelled; DataError if there is none."""
+    path = epath.Path(root).expanduser().resolve()
+    if not path.is_dir():
+        raise DataError(root, ["there is no such folder (config.data.root)"])
+    return path
+
+
+def by_stem(paths: Iterable[epath.PathLike]) -> dict[str, epath.Path]:
+    """{name without ending: path}; ValueError if what is made of two photos would be written to one file."""
+    stems: dict[str, epath.Path] = {}
+    for path in map(epath.Path, paths):
+        if path.stem in stems:
+            raise ValueError(f"{path} and {stems[path.stem]} would both be written to {path.stem}.png")
+        stems[path.stem] = path
+    return stems
 
 
 def is_id(name: str) -> bool:

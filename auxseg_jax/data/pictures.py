@@ -5,7 +5,6 @@ been mended, the other chunks are not read again.
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import io
 import multiprocessing
@@ -20,7 +19,7 @@ from etils import epath
 
 from auxseg_jax import files
 from auxseg_jax.data import features, masks
-from auxseg_jax.data.listing import Listing, Objects, Photo
+from auxseg_jax.data.listing import Listing, Objects, Photo, file_state
 from auxseg_jax.terminal import progress
 
 _CHUNK = 64
@@ -32,7 +31,7 @@ def check(listing: Listing, work: epath.PathLike) -> list[str]:
 
     Chunks that are there already are not read again.
     """
-    jobs = [(photos, len(listing.classes), path) for photos, path in _chunks(listing, epath.Path(work))]
+    jobs = [(photos, len(listing.classes), path) for split in listing.photos for photos, path in _chunks(listing, split, epath.Path(work))]
     left = [job for job in jobs if not job[-1].exists()]
     faults: list[str] = []
     with progress(f"reading {listing.root}", sum(len(job[0]) for job in jobs), unit="photo", start=_count(jobs) - _count(left)) as bar:
@@ -45,12 +44,11 @@ def check(listing: Listing, work: epath.PathLike) -> list[str]:
 
 def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[tuple[Photo, dict[str, Any]]]:
     """(photo, {"size": (H, W), "saliency": PNG, "mask": PNG}) of every photo of a split, from what `check` left; the PNGs where there are any."""
-    for photos, path in _chunks(listing, epath.Path(work)):
-        if path.name.startswith(f"{split}."):
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
-                for number, photo in enumerate(photos):
-                    planes = {key: kept[f"{key}{number}"].tobytes() for key in ("saliency", "mask") if f"{key}{number}" in kept}
-                    yield photo, {"size": tuple(kept[f"size{number}"].tolist()), **planes}
+    for photos, path in _chunks(listing, split, epath.Path(work)):
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
+            for number, photo in enumerate(photos):
+                planes = {key: kept[f"{key}{number}"].tobytes() for key in ("saliency", "mask") if f"{key}{number}" in kept}
+                yield photo, {"size": tuple(kept[f"size{number}"].tolist()), **planes}
 
 
 def parallel(function: Callable, jobs: Sequence[tuple], workers: int | None = None) -> Iterator[Any]:
@@ -74,9 +72,8 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
 
     def follow() -> None:
-        with contextlib.suppress(AttributeError):  # no parent
-            multiprocessing.parent_process().join()
-            os._exit(1)
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()  # a parent that was killed takes its workers along
 
@@ -85,11 +82,11 @@ def _count(jobs: Sequence[tuple]) -> int:
     return sum(len(photos) for photos, *_ in jobs)
 
 
-def _chunks(listing: Listing, work: epath.Path) -> Iterator[tuple[Sequence[Photo], epath.Path]]:
-    for split, photos in listing.photos.items():
-        for start in range(0, len(photos), _CHUNK):
-            chunk = photos[start : start + _CHUNK]
-            yield chunk, work / f"{split}.{_hash(chunk, len(listing.classes))}.npz"
+def _chunks(listing: Listing, split: str, work: epath.Path) -> Iterator[tuple[Sequence[Photo], epath.Path]]:
+    photos = listing.photos[split]
+    for start in range(0, len(photos), _CHUNK):
+        chunk = photos[start : start + _CHUNK]
+        yield chunk, work / f"{split}.{_hash(chunk, len(listing.classes))}.npz"
 
 
 def _hash(photos: Sequence[Photo], num_labels: int) -> str:
@@ -98,8 +95,7 @@ def _hash(photos: Sequence[Photo], num_labels: int) -> str:
         state.update(repr((photo.name, photo.mask)).encode())
         for path in photo.files:
             if path.exists():
-                stat = path.stat()
-                state.update(f"{path} {stat.length} {stat.mtime}".encode())
+                state.update(file_state(path))
     return state.hexdigest()[:16]
 
 

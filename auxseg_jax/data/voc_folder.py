@@ -32,9 +32,7 @@ def read(root: str, splits: Sequence[str], *, saliency: str, labels: str) -> tup
     Raises:
       DataError: there is no such folder.
     """
-    path = epath.Path(root).expanduser().resolve()  # however it is spelled, it is prepared once
-    if not path.is_dir():
-        raise listing.DataError(root, ["there is no such folder (config.data.root)"])
+    path = listing.find_root(root)
     faults: list[str] = []
     classes = read_classes(path / "classes.txt", faults)
     source = path / labels

@@ -13,10 +13,7 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, num_labels: int) -> np.
     Raises:
       ValueError: shapes differ, or a label is neither below `num_labels` nor 255.
     """
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction is {prediction.shape}, truth {truth.shape}")
-    counts = truth != IGNORE
-    rows, columns = truth[counts].astype(np.int64), prediction[counts].astype(np.int64)
+    _, rows, columns = _labelled(prediction, truth)
     columns = np.where(columns == IGNORE, num_labels, columns)
     if rows.size and (rows.max() >= num_labels or columns.max() > num_labels):
         raise ValueError(f"labels reach {max(rows.max(), columns.max())}, there are {num_labels}")
@@ -32,14 +29,21 @@ def confusion_by_bin(prediction: np.ndarray, bins: np.ndarray, truth: np.ndarray
     Raises:
       ValueError: shapes differ, or a label is not below `num_labels`.
     """
-    if not prediction.shape == bins.shape == truth.shape:
-        raise ValueError(f"prediction is {prediction.shape}, truth {truth.shape}")
-    counts = truth != IGNORE
-    rows, columns = truth[counts].astype(np.int64), prediction[counts].astype(np.int64)
+    if bins.shape != truth.shape:
+        raise ValueError(f"bins are {bins.shape}, truth {truth.shape}")
+    counts, rows, columns = _labelled(prediction, truth)
     if rows.size and max(rows.max(), columns.max()) >= num_labels:
         raise ValueError(f"labels reach {max(rows.max(), columns.max())}, there are {num_labels}")
     index = (rows * num_labels + columns) * num_bins + bins[counts]
     return np.bincount(index, minlength=num_labels**2 * num_bins).reshape(num_labels, num_labels, num_bins)
+
+
+def _labelled(prediction: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the truth is not 255 (a mask), and the true and the predicted labels there."""
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction is {prediction.shape}, truth {truth.shape}")
+    counts = truth != IGNORE
+    return counts, truth[counts].astype(np.int64), prediction[counts].astype(np.int64)
 
 
 def iou_scores(counts: np.ndarray) -> dict[str, float | list[float | None]]:

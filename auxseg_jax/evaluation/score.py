@@ -14,16 +14,9 @@ from auxseg_jax.evaluation import cams, metrics
 def score_predictions(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
     """{"val_miou", "per_class": {class: IoU or None}} of <directory>/<id>.png, percent; the saliency's of <directory>/saliency, if there."""
     directory = epath.Path(directory)
-    counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
-    saliency = metrics.SaliencyScore() if (directory / "saliency").exists() else None
-    for name, truth in dataset.masks(split):
-        prediction = files.read_plane(directory / f"{name}.png")
-        counts += _named(name, metrics.confusion, prediction, truth, len(dataset.classes))
-        if saliency:
-            saliency.add(files.read_plane(directory / "saliency" / f"{name}.png"), truth)
-    scores = metrics.iou_scores(counts)
-    result = {"val_miou": scores["miou_255_as_miss"], "per_class": dict(zip(dataset.classes, scores["per_class"], strict=True))}
-    return result | (saliency.result() if saliency else {})
+    saliency = directory / "saliency"
+    scores, of_saliency = _score(directory, saliency if saliency.exists() else None, dataset, split)
+    return {"val_miou": scores["miou_255_as_miss"], "per_class": scores["per_class"]} | of_saliency
 
 
 def sweep_cam(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
@@ -49,7 +42,7 @@ def score_folder(directory: epath.PathLike, dataset: Dataset, split: str) -> dic
     """
     directory = epath.Path(directory)
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    wanted = dataset.names(split)
+    wanted = dataset.mask_names(split)
     present = {ending: sum(f"{name}{ending}" in names for name in wanted) for ending in (".png", ".npy", ".npz")}
     ending = max(present, key=present.get)
     absent = [name for name in wanted if f"{name}{ending}" not in names]
@@ -61,11 +54,8 @@ def score_folder(directory: epath.PathLike, dataset: Dataset, split: str) -> dic
             return cams.read(directory / f"{name}{ending}", dataset.num_classes, size)
 
         return {"photos": len(wanted)} | _sweep(read, dataset, split)
-    counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
-    for name, truth in dataset.masks(split):
-        counts += _named(name, metrics.confusion, files.read_plane(directory / f"{name}.png"), truth, len(dataset.classes))
-    scores = metrics.iou_scores(counts)
-    return {"photos": len(wanted)} | scores | {"per_class": dict(zip(dataset.classes, scores["per_class"], strict=True))}
+    scores, _ = _score(directory, None, dataset, split)
+    return {"photos": len(wanted)} | scores
 
 
 def _sweep(read: Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]], dataset: Dataset, split: str) -> dict[str, Any]:
@@ -98,15 +88,23 @@ def _sweep(read: Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
 
 def score_pseudo(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, float]:
     """Scores of pseudo labels <directory>/{segmentation,saliency}/<id>.png: both conventions for 255, and the saliency's."""
-    counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
-    saliency = metrics.SaliencyScore()
-    for name, truth in dataset.masks(split):
-        labels, grey = (files.read_plane(epath.Path(directory) / kind / f"{name}.png") for kind in ("segmentation", "saliency"))
-        counts += _named(name, metrics.confusion, labels, truth, len(dataset.classes))
-        saliency.add(grey, truth)
-    scores = metrics.iou_scores(counts)
+    directory = epath.Path(directory)
+    scores, of_saliency = _score(directory / "segmentation", directory / "saliency", dataset, split)
     scores.pop("per_class")
-    return scores | saliency.result()
+    return scores | of_saliency
+
+
+def _score(labels: epath.Path, saliency: epath.Path | None, dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """`metrics.iou_scores` of <labels>/<id>.png, its per_class by name, and the saliency's of <saliency>/<id>.png."""
+    counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
+    of_saliency = metrics.SaliencyScore()
+    for name, truth in dataset.masks(split):
+        counts += _named(name, metrics.confusion, files.read_plane(labels / f"{name}.png"), truth, len(dataset.classes))
+        if saliency:
+            of_saliency.add(files.read_plane(saliency / f"{name}.png"), truth)
+    scores = metrics.iou_scores(counts)
+    scores["per_class"] = dict(zip(dataset.classes, scores["per_class"], strict=True))
+    return scores, of_saliency.result() if saliency else {}
 
 
 def _named(name: str, function, *arguments):
