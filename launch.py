@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -41,25 +41,29 @@ _ONLY = {
 _NEEDS = {"train": ("config", "workdir"), "predict": ("workdir", "input", "output"), "evaluate": ("config", "predictions"), "profile": ("config",)}
 
 
+def _refuse(message: str) -> NoReturn:
+    sys.exit(f"error: {message}\n--help lists the flags")
+
+
 def main(argv: list[str]) -> None:
     """Dispatches on --mode."""
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {argv[1:]} (quote the pattern of --input)")
+        _refuse(f"unknown arguments: {argv[1:]} (quote the pattern of --input)")
     if _MODE.value == "predict" and _CONFIG.value is not None:
-        raise app.UsageError("--mode=predict takes the config of --workdir, not --config")
+        _refuse("--mode=predict takes the config of --workdir, not --config")
     for name, modes in _ONLY.items():
         if flags.FLAGS[name].value and _MODE.value not in modes:
-            raise app.UsageError(f"--{name} is of --mode={' and --mode='.join(modes)}")
+            _refuse(f"--{name} is of --mode={' and --mode='.join(modes)}")
     if _POINT.value and not (len(_POINT.value) == 2 and all(n.isdecimal() for n in _POINT.value)):
-        raise app.UsageError("--point takes two numbers, x,y in pixels")
+        _refuse("--point takes two numbers, x,y in pixels")
     missing = [f"--{name}" for name in _NEEDS[_MODE.value] if not flags.FLAGS[name].value]
     if missing:
-        raise app.UsageError(f"--mode={_MODE.value} needs {' and '.join(missing)}")
+        _refuse(f"--mode={_MODE.value} needs {' and '.join(missing)}")
     logging.set_verbosity(logging.WARNING)
     # After the flags, so that --help and mistakes answer at once.
     from auxseg_jax import platform, profile, stages
     from auxseg_jax.report import table
-    from auxseg_jax.terminal import console
+    from auxseg_jax.terminal import console, stdout
     from auxseg_jax.training.loop import NonFiniteError
 
     def stop(*_: Any) -> None:
@@ -75,21 +79,19 @@ def main(argv: list[str]) -> None:
         if _MODE.value == "predict":
             point = tuple(map(int, _POINT.value)) if _POINT.value else None
             count, faults = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value, _SHOW.value, point)
-            console.print(f"{count} masks in {_OUTPUT.value}")
+            stdout.print(f"{count} masks in {_OUTPUT.value}", markup=False)
             if faults:
                 sys.exit("\n  ".join([f"error: {len(faults)} photos could not be read:", *faults]))
             return
         if _MODE.value == "evaluate":
-            console.print_json(data=stages.evaluate_folder(_CONFIG.value, _PREDICTIONS.value, _SPLIT.value))
+            stdout.print_json(data=stages.evaluate_folder(_CONFIG.value, _PREDICTIONS.value, _SPLIT.value))
             return
         platform.set_compilation_cache(_CONFIG.value.compilation_cache)
         if _MODE.value == "profile":
-            console.print_json(data=profile.crf(_CONFIG.value, _INPUT.value) if _INPUT.value else profile.run(_CONFIG.value))
+            stdout.print_json(data=profile.crf(_CONFIG.value, _INPUT.value) if _INPUT.value else profile.run(_CONFIG.value))
             return
-        table.show(stages.run(_CONFIG.value, _WORKDIR.value), console)
-        console.print(
-            f"results: {_WORKDIR.value}/results.json   masks: {_WORKDIR.value}/stage_*/val   pseudo labels: {_WORKDIR.value}/stage_*/pseudo"
-        )
+        table.show(stages.run(_CONFIG.value, _WORKDIR.value), stdout)
+        stdout.print(f"results: {_WORKDIR.value}/results.json   masks: {_WORKDIR.value}/stage_*/val   pseudo labels: {_WORKDIR.value}/stage_*/pseudo")
     except (ValueError, OSError, NonFiniteError) as error:
         if not _is_ours(error):
             raise
@@ -107,9 +109,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        sys.exit(f"error: the config has no such field: {' '.join(str(error).split())}")
+        _refuse(f"the config has no such field: {' '.join(str(error).split())}")
     except flags.Error as error:  # of a config file it holds the traceback, whose last line says it
-        sys.exit(f"error: {str(error).strip().splitlines()[-1].strip().removeprefix('ValueError: ')}\n--help lists the flags")
+        _refuse(str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: "))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import math
 import pickle
 import pickletools
 import re
+import struct
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,8 +68,12 @@ def _look_through(file: io.BytesIO) -> None:
     file.seek(start)
 
 
-def read_npy(data: bytes) -> Any:
+def read_npy(data: bytes, known: Mapping[tuple[str, str], Any] = types.MappingProxyType({})) -> Any:
     """Content of a .npy file: an array; or, of a pickled object, what there is in it of arrays, numbers, text, lists and dicts.
+
+    Args:
+      data: the file.
+      known: (module, name) -> what stands for it, beyond those of numpy; an object that has a method `array` is read by that.
 
     Raises:
       ValueError: another format, truncated, or the pickle asks for anything else.
@@ -81,7 +87,7 @@ def read_npy(data: bytes) -> Any:
             return np.load(io.BytesIO(data), allow_pickle=False)
         if shape != ():
             raise ValueError("an array of objects, not one object")
-        (content,) = _NumpyUnpickler(file).load().objects
+        (content,) = _NumpyUnpickler(file, known).load().objects
         return _plain(content)
     except (
         pickle.UnpicklingError,
@@ -93,14 +99,15 @@ def read_npy(data: bytes) -> Any:
         OverflowError,
         MemoryError,
         RecursionError,
+        struct.error,
     ) as error:
         raise ValueError(f"not a readable .npy: {error}") from error
 
 
 def _plain(value: Any, below: int = 2) -> Any:
     """The value with its arrays in place; not deeper than a dict of lists, for lists within lists can be made to have no end."""
-    if isinstance(value, _Array):
-        return value.numbers()
+    if hasattr(value, "array"):
+        return value.array()
     if not isinstance(value, dict | list | tuple):
         return value
     if not below:
@@ -133,7 +140,7 @@ class _Array:
         self.objects = content if isinstance(content, list) else None
         self.raw = content
 
-    def numbers(self) -> np.ndarray:
+    def array(self) -> np.ndarray:
         flat = self.dtype.numbers(self.raw)
         if not all(type(n) is int and n >= 0 for n in self.shape):
             raise pickle.UnpicklingError("an array whose size is no size")
@@ -149,8 +156,12 @@ def _scalar(dtype: _Dtype, raw: bytes | str) -> Any:
 class _NumpyUnpickler(Unpickler):
     """Knows what a dict of arrays is made of."""
 
-    known = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): lambda text, _: text.encode("latin1")} | {
+    _of_numpy = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): lambda text, _: text.encode("latin1")} | {
         (f"numpy.{core}.multiarray", name): value
         for core in ("core", "_core")
         for name, value in (("_reconstruct", lambda *_: _Array()), ("scalar", _scalar))
     }
+
+    def __init__(self, file: io.BytesIO, known: Mapping[tuple[str, str], Any]):
+        super().__init__(file)
+        self.known = self._of_numpy | dict(known)

@@ -20,6 +20,7 @@ from auxseg_jax.models.auxsegnet import colours, final
 from auxseg_jax.models.layers import resize_bilinear, views
 from auxseg_jax.pseudo import cam as cam_lib
 from auxseg_jax.pseudo import crf as crf_lib
+from auxseg_jax.terminal import progress
 
 
 def probabilities(
@@ -151,12 +152,15 @@ class PhotoFiles:
 
     def __init__(self, paths: Sequence[epath.PathLike]):
         self._paths, self.sizes, self.faults = [], [], []
-        for path in listing.by_stem(paths).values():
-            try:
-                self.sizes.append(features.check_image(path.read_bytes()))
-                self._paths.append(path)
-            except (OSError, ValueError) as error:
-                self.faults.append(f"{path}: {error}")
+        stems = listing.by_stem(paths)
+        with progress("reading photos", len(stems), unit="photo") as bar:
+            for path in stems.values():
+                try:
+                    self.sizes.append(features.check_image(path.read_bytes()))
+                    self._paths.append(path)
+                except (OSError, ValueError) as error:
+                    self.faults.append(f"{path}: {error}")
+                bar.advance(1)
 
     def __len__(self) -> int:
         return len(self._paths)

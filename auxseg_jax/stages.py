@@ -15,13 +15,15 @@ and inside it at the last checkpoint. Workdir:
 """
 
 import contextlib
+import csv
 import functools
 import glob
+import io
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -79,7 +81,7 @@ class Run:
 
     def reader(self, split: str) -> loader.PhotoReader:
         """Whole photos of a split."""
-        return make_reader(self.config, self.data.photos(split), self.mesh)
+        return make_reader(self.config, self.data.photos(split), self.data.sizes(split), self.mesh)
 
 
 def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
@@ -118,7 +120,8 @@ def predict_photos(
 
     With `post` the predictions are post-processed: views of config.post, then the dense CRF.
 
-    Writes <output>/<name>.png, indexed with the VOC palette, in the photo's own size, and what `show` asks for: see `predict.segment`.
+    Writes <output>/<name>.png, indexed with the VOC palette, in the photo's own size, and what `show` asks for: see `predict.segment`;
+    and <output>/classes.csv, the name and colour of every label.
 
     Returns:
       How many, and a line for each photo that cannot be read; the others are done all the same.
@@ -159,11 +162,19 @@ def predict_photos(
     mesh = sharding.make_mesh(data=1)
     network = build_network(config, len(classes) - 1)
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
-    reader = make_reader(config, photos, mesh, photos.sizes)
+    reader = make_reader(config, photos, photos.sizes, mesh)
     options = postprocessing(config) if post else config.predict
     title = f"segmentation by {stages[-1].name}"
     predict.segment(title, network, params, reader, output, mesh, show=show, classes=classes, point=point, **options)
+    files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
     return len(photos), photos.faults
+
+
+def _legend(classes: Sequence[str]) -> str:
+    table = io.StringIO()
+    rows = ((index, name, f"#{bytes(files.palette()[index]).hex()}") for index, name in enumerate(classes))
+    csv.writer(table, lineterminator="\n").writerows([("index", "class", "colour"), *rows])
+    return table.getvalue()
 
 
 def evaluate_folder(config: ml_collections.ConfigDict, predictions: epath.PathLike, split: str | None) -> dict[str, Any]:
@@ -213,10 +224,10 @@ def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
     return pretrained.load(params, config.model.backbone.name, path) if path or config.pretrained.imagenet else params
 
 
-def make_reader(config: ml_collections.ConfigDict, source: Any, mesh: Mesh, sizes: list[tuple[int, int]] | None = None) -> loader.PhotoReader:
+def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]], mesh: Mesh) -> loader.PhotoReader:
     """Whole photos of a source, batched as `config.eval` says, for the devices of `mesh`."""
     options = dict(config.eval) | dict(config.loader) | auxsegnet.normalisation(config.model)
-    return loader.PhotoReader(source, grid=auxsegnet.grid(config.model, config.augment.crop), devices=mesh.size, sizes=sizes, **options)
+    return loader.PhotoReader(source, sizes, grid=auxsegnet.grid(config.model, config.augment.crop), devices=mesh.size, **options)
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:
@@ -274,6 +285,8 @@ def _phases(this: Run) -> dict[str, Any]:
     weak = config.supervision == "image_labels"
     evaluate = {split: data.has_masks(split) for split in (data.train_split, data.val_split)}
     seconds: dict[str, float] = {}
+    if there := [str(path.parent.relative_to(workdir)) for path in sorted(workdir.glob(f"**/{files.DONE}"), key=os.path.getmtime)]:
+        console.print(f"{workdir} goes on; there already: {', '.join(there)}", markup=False)
     outcome: dict[str, Any] = {"classifier": {}, "pseudo": [], "stages": [], "final": {}}
 
     def phase(name: str, work: Callable[[epath.Path], dict]) -> dict:

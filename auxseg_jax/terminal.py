@@ -1,4 +1,4 @@
-"""What a person sees while things run: the console, and a progress bar or, without a terminal, lines."""
+"""What a person sees: how things go, on standard error (a progress bar or, without a terminal, lines), and what came of it, on standard output."""
 
 import time
 from collections.abc import Iterator
@@ -7,9 +7,11 @@ from contextlib import contextmanager
 import rich.console
 import rich.progress
 
-console = rich.console.Console(highlight=False, soft_wrap=True)
-if not console.is_terminal:
-    console.width = 120  # of a log file; a terminal knows its own
+console = rich.console.Console(highlight=False, soft_wrap=True, stderr=True)
+stdout = rich.console.Console(highlight=False, soft_wrap=True)
+for _one in (console, stdout):
+    if not _one.is_terminal:
+        _one.width = 120  # of a log file; a terminal knows its own
 
 _SECONDS_BETWEEN_LINES = 15.0
 

@@ -248,7 +248,9 @@ def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
 
 
 def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
-    reader = loader.PhotoReader(generated.photos("train"), batch_size=4, megapixels=1.0, **NORMAL, **READER, max_buckets=2, grid=Grid(4, 0))
+    reader = loader.PhotoReader(
+        generated.photos("train"), generated.sizes("train"), batch_size=4, megapixels=1.0, **NORMAL, **READER, max_buckets=2, grid=Grid(4, 0)
+    )
     seen = {}
     for batch in reader:
         last = len(batch.ids) - 1
@@ -272,7 +274,7 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
 @pytest.mark.parametrize(("pixels", "devices", "count"), [(1e6, 2, 4), (32 * 40 * 3, 1, 3), (32 * 40 * 3, 2, 2), (1, 1, 1), (1, 2, 2)])
 def test_of_large_photos_a_batch_has_fewer(generated, pixels, devices, count):
     options = {"batch_size": 4, "megapixels": pixels / 1e6, "devices": devices, "max_buckets": 1, "grid": Grid(8, 0)}
-    reader = loader.PhotoReader(generated.photos("train"), **options, **NORMAL, **READER)
+    reader = loader.PhotoReader(generated.photos("train"), generated.sizes("train"), **options, **NORMAL, **READER)
     assert {len(batch.arrays["inside"]) for batch in reader} == {count}
 
 

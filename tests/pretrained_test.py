@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from auxseg_jax import trees
-from auxseg_jax.models import efficientnet_lite, mxnet_file, pretrained, torch_file, torch_names
+from auxseg_jax import torch_file, trees
+from auxseg_jax.models import efficientnet_lite, mxnet_file, pretrained, torch_names
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -100,7 +100,7 @@ def tensor_pickle(size, stride, count) -> bytes:
     ids=["much out of little", "outside", "backwards", "more than the file", "negative"],
 )
 def test_tensors_that_lie_about_their_size_are_errors(monkeypatch, size, stride, count):
-    allowed = {("auxseg_jax.models.torch_file", "_Tensor"): torch_file._Tensor, ("numpy", "dtype"): np.dtype}
+    allowed = {("auxseg_jax.torch_file", "_Tensor"): torch_file._Tensor, ("numpy", "dtype"): np.dtype}
     monkeypatch.setattr(torch_file._Unpickler, "known", torch_file._GLOBALS | allowed)
     with pytest.raises(ValueError, match=r"larger than the file|outside its storage|has -1 numbers|truncated"):
         torch_file.read(zipped(tensor_pickle(size, stride, count), **{"0": bytes(16)}))

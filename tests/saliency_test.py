@@ -1,9 +1,13 @@
 """Saliency maps by an ONNX network: a small one, written here by hand, and the packaged one where it is installed."""
 
 import importlib.metadata
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+from conftest import REPOSITORY
 from PIL import Image
 
 from auxseg_jax import files
@@ -64,6 +68,27 @@ def test_maps_have_the_size_of_their_photo_and_are_not_made_twice(model, photos)
     (output / "p2.png").unlink()
     count, _ = saliency.run(paths, output, str(model))
     assert count == 1 and not files.read_plane(output / "p1.png").any()
+
+
+@pytest.mark.slow
+def test_a_run_after_kill_9_does_the_rest(model, photos):
+    for path in photos.iterdir():
+        path.unlink()
+    for k in range(600):
+        Image.fromarray(np.full((20, 30, 3), k % 256, np.uint8)).save(photos / f"p{k:03d}.png")
+    command = [sys.executable, "-m", "auxseg_jax.data.saliency", "--root", photos.parent, "--model", model]
+    process = subprocess.Popen(command, cwd=REPOSITORY)
+    output = photos.parent / "Saliency"
+    while not (done := list(output.glob("p*.png"))):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    times = {path: path.stat().st_mtime_ns for path in done}
+    again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    count = int(again.stdout.split()[0])
+    assert 0 < count <= 600 - len(done)
+    assert len(list(output.glob("p*.png"))) == 600 and {path: path.stat().st_mtime_ns for path in done} == times
 
 
 def test_several_processes_write_the_same(model, photos, monkeypatch):

@@ -1,15 +1,20 @@
 """Scoring of anybody's folders, and the archive for the server of VOC."""
 
+import io
+import pathlib
+import pickle
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from auxseg_jax import files, stages
+from auxseg_jax import files, pickles, stages, torch_file
 from auxseg_jax.data import dataset
 from auxseg_jax.evaluation import cams, metrics, voc_server
 from configs import demo
+
+DATA = pathlib.Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +102,39 @@ def test_a_photo_without_a_class_is_background(tmp_path, content):
     np.save(tmp_path / "a.npy", np.array(content, object), allow_pickle=True)
     classes, score = cams.read(tmp_path / "a.npy", 4, (5, 6))
     assert classes.shape == score.shape == (5, 6) and not classes.any() and not score.any()
+
+
+def test_cams_of_torch_are_read_without_it():
+    """tests/data/irn.npy was written by numpy and PyTorch 2.13, as IRN writes its CAMs: "keys", "cam" and "high_res" are tensors."""
+    classes, score = cams.read(DATA / "irn.npy", 4, (4, 3))
+    planes = np.arange(24).reshape(2, 4, 3) / 24
+    assert (classes == 3).all()
+    np.testing.assert_allclose(score, 255 * planes[1], rtol=1e-6)
+    found = pickles.read_npy((DATA / "irn.npy").read_bytes(), torch_file.IN_PICKLES)
+    np.testing.assert_allclose(found["cam"], planes.reshape(2, 3, 4).transpose(0, 2, 1), rtol=1e-6)
+
+
+def test_a_storage_that_is_none_is_refused(tmp_path):
+    class Tensor:
+        def __reduce__(self):
+            return torch_file._Tensor, (Storage(), 0, [1], [1])
+
+    class Storage:
+        def __reduce__(self):
+            return torch_file._storage_of, (b"".join(pickle.dumps(v, protocol=2) for v in (torch_file._MAGIC, 1001, {}, {}, [])),)
+
+    ours = pickle.dumps(np.array({"keys": [0], "cam": Tensor()}, object), protocol=2)
+    theirs = {
+        b"cauxseg_jax.torch_file\n_Tensor\n": b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"cauxseg_jax.torch_file\n_storage_of\n": b"ctorch.storage\n_load_from_bytes\n",
+    }
+    for name, replacement in theirs.items():
+        assert name in ours
+        ours = ours.replace(name, replacement)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    with pytest.raises(ValueError, match="refused: a storage that is none"):
+        pickles.read_npy(header.getvalue() + ours, torch_file.IN_PICKLES)
 
 
 def test_lists_within_lists_end(tmp_path):

@@ -80,7 +80,7 @@ def figures(results):
 def test_a_finished_workdir_gives_its_results_again(finished, capsys):
     workdir, results, config = finished
     assert stages.run(config, workdir) == results
-    assert "is finished" in capsys.readouterr().out
+    assert "is finished" in capsys.readouterr().err
 
 
 def test_another_config_is_refused_by_field(finished):
@@ -191,6 +191,7 @@ def test_predict(finished, tmp_path, rng):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1 and "2 masks in" in output, output
     assert "1 photos could not be read:" in output and "c.jpg: not a readable image" in output
+    assert (tmp_path / "masks/classes.csv").read_text().splitlines()[:2] == ["index,class,colour", "0,background,#000000"]
     for name, size in (("a", (40, 33)), ("b", (25, 60))):
         with Image.open(tmp_path / "masks" / f"{name}.png") as mask:
             assert mask.mode == "P" and mask.size == size[::-1]

@@ -1,7 +1,5 @@
 """TFDS builders of the data sets that come as files: they differ in how their lists are read, not in what is built."""
 
-import contextlib
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,12 +14,11 @@ from auxseg_jax.terminal import progress
 class _OfListing(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Builds the photos or the masks of a listing, from what `pictures.check` left under `work`."""
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("2.1.0")
     BUILDER_CONFIGS = features.builder_configs()
 
     def __init__(self, *, listing: Listing, work: epath.PathLike, **kwargs):
         self._listing, self._work = listing, work
-        self._stdout = sys.stdout  # what TFDS prints is dropped (`dataset`); our progress is not
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -33,7 +30,7 @@ class _OfListing(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         photos = self._listing.photos[split]
-        with contextlib.redirect_stdout(self._stdout), progress(f"building {self.builder_config.name} of {split}", len(photos), unit="photo") as bar:
+        with progress(f"building {self.builder_config.name} of {split}", len(photos), unit="photo") as bar:
             for photo, kept in pictures.read(self._listing, split, self._work):
                 yield self._example(photo, kept)
                 bar.advance(1)

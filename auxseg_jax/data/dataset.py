@@ -9,13 +9,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from auxseg_jax import files
 from auxseg_jax.data import builders, coco2014, features, pictures, shapes, voc2012, voc_folder
 from auxseg_jax.data.listing import DataError
-from auxseg_jax.terminal import console
+from auxseg_jax.terminal import console, progress
+
+_SIZES = "sizes.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Dataset:
       classes: names, background first.
       train_split, val_split: names of the splits.
       digest: hash of what it was made from.
-      build: config name -> TFDS builder of the prepared files.
+      directory: of the prepared files.
     """
 
     name: str
@@ -35,7 +38,7 @@ class Dataset:
     train_split: str
     val_split: str
     digest: str
-    build: Callable[[str], tfds.core.DatasetBuilder]
+    directory: epath.Path
 
     @property
     def num_classes(self) -> int:
@@ -44,13 +47,16 @@ class Dataset:
 
     def photos(self, split: str) -> Any:
         """Random-access source of raw examples of the `photos` config (see `data.features`): no masks in it."""
-        build = self.build(features.PHOTOS)
-        decoders = {key: tfds.decode.SkipDecoding() for key in ("image", "saliency") if key in build.info.features}
-        return build.as_data_source(split=split, decoders=decoders)
+        return _photos(_builder(self.directory, features.PHOTOS), split)
+
+    def sizes(self, split: str) -> list[tuple[int, int]]:
+        """(H, W) of every photo of `photos`."""
+        with np.load(io.BytesIO((self.directory / _SIZES).read_bytes()), allow_pickle=False) as sizes:
+            return [tuple(size) for size in sizes[split].tolist()]
 
     def has_masks(self, split: str) -> bool:
         """Whether the split can be evaluated."""
-        return split in self.build(features.MASKS).info.splits
+        return split in _builder(self.directory, features.MASKS).info.splits
 
     def mask_names(self, split: str) -> list[str]:
         """Ids of the photos of a split that `masks` gives, in its order."""
@@ -64,7 +70,7 @@ class Dataset:
     def _mask_source(self, split: str) -> Any:
         if not self.has_masks(split):
             raise ValueError(f"split {split!r} of {self.name} has no pixel labels to evaluate with")
-        return self.build(features.MASKS).as_data_source(split=split, decoders={"segmentation": tfds.decode.SkipDecoding()})
+        return _builder(self.directory, features.MASKS).as_data_source(split=split, decoders={"segmentation": tfds.decode.SkipDecoding()})
 
 
 def prepare(*, builder: str, train_split: str, val_split: str, cache_dir: str, **source: Any) -> Dataset:
@@ -89,9 +95,18 @@ def prepare(*, builder: str, train_split: str, val_split: str, cache_dir: str, *
             if not directory.exists():  # else another run was first
                 check(work)
                 _build(directory, work, make(work))
-    # from the files alone: the lists of a large data set take gigabytes, and are let go here
-    build = functools.cache(lambda config: tfds.builder_from_directory(next(directory.glob(f"*/{config}/*"))))
-    return Dataset(builder, classes, train_split, val_split, digest, build)
+    return Dataset(builder, classes, train_split, val_split, digest, directory)
+
+
+@functools.cache
+def _builder(directory: epath.Path, config: str) -> tfds.core.DatasetBuilder:
+    """From the files alone: the lists of a large data set take gigabytes, and are let go."""
+    return tfds.builder_from_directory(next(directory.glob(f"*/{config}/*")))
+
+
+def _photos(build: tfds.core.DatasetBuilder, split: str) -> Any:
+    decoders = {key: tfds.decode.SkipDecoding() for key in ("image", "saliency") if key in build.info.features}
+    return build.as_data_source(split=split, decoders=decoders)
 
 
 @contextlib.contextmanager
@@ -113,6 +128,18 @@ def _build(directory: epath.Path, work: epath.Path, make: Callable) -> None:
         _download_and_prepare(make(config=config, data_dir=str(aside)))
     for half in aside.glob("*/*/*incomplete*"):  # of a build that was killed
         half.rmtree()
+    # beside the records: whoever plans batches of whole photos would read every photo for its size
+    build, sizes = make(config=features.PHOTOS, data_dir=str(aside)), {}
+    for split in build.info.splits:
+        source = _photos(build, split)
+        sizes[split] = np.zeros((len(source), 2), np.int32)
+        with progress(f"sizes of {split}", len(source), unit="photo") as bar:
+            for index in range(len(source)):
+                sizes[split][index] = source[index]["size"]
+                bar.advance(1)
+    buffer = io.BytesIO()
+    np.savez(buffer, **sizes)
+    files.write_bytes(aside / _SIZES, buffer.getvalue())
     aside.rename(directory)
     work.rmtree()
 

@@ -129,7 +129,8 @@ class PhotoReader:
     """Plans the batches of a list of raw examples by size, and reads them: `for batch in reader`.
 
     Args:
-      source: random access to dicts with id, image and, where there are any, labels and saliency; size, unless `sizes` are given.
+      source: random access to dicts with id, image and, where there are any, labels and saliency.
+      sizes: (H, W) of every photo.
       batch_size: photos a batch, at most; where a bucket's photos do not fill its last one, a photo is repeated.
       megapixels: in a batch, at most: of large photos fewer are taken, but one for each device.
       devices: over which a batch is split.
@@ -137,12 +138,12 @@ class PhotoReader:
       grid: sizes that suit the network.
       max_buckets: see `buckets`.
       threads, prefetch: of the reader.
-      sizes: (H, W) of every photo, if they are known; else they are read from the source.
     """
 
     def __init__(
         self,
         source: Any,
+        sizes: Sequence[tuple[int, int]],
         *,
         batch_size: int,
         megapixels: float,
@@ -153,13 +154,10 @@ class PhotoReader:
         threads: int,
         prefetch: int,
         devices: int = 1,
-        sizes: Sequence | None = None,
     ):
         self.grid = grid
         self._source, self._mean, self._std = source, mean, std
         self._threads, self._prefetch = threads, prefetch
-        if sizes is None:
-            sizes = [tuple(int(n) for n in source[i]["size"]) for i in range(len(source))]
         self._sizes = [tuple(size) for size in sizes]
         bucket_of = buckets(self._sizes, max_buckets, grid)
         members: dict[tuple[int, int], list[int]] = {}

@@ -26,6 +26,10 @@ _CHUNK = 64
 _WORTH_PROCESSES = 4  # chunks; fewer are read in the time that a process takes to start
 
 
+class ProcessDied(ValueError):
+    """A process of `parallel` ended without a result."""
+
+
 def check(listing: Listing, work: epath.PathLike) -> list[str]:
     """Reads every picture of a listing and leaves what a build needs under `work`; returns every fault found.
 
@@ -36,9 +40,15 @@ def check(listing: Listing, work: epath.PathLike) -> list[str]:
     faults: list[str] = []
     with progress(f"reading {listing.root}", sum(len(job[0]) for job in jobs), unit="photo", start=_count(jobs) - _count(left)) as bar:
         workers = 1 if len(left) < _WORTH_PROCESSES else None
-        for job, found in zip(left, parallel(_check_chunk, left, workers), strict=True):
-            faults += found
-            bar.advance(len(job[0]))
+        done = 0
+        try:
+            for job, found in zip(left, parallel(_check_chunk, left, workers), strict=True):
+                faults += found
+                done += 1
+                bar.advance(len(job[0]))
+        except ProcessDied as error:
+            first, last = left[done][0][0], left[min(done + len(os.sched_getaffinity(0)), len(left)) - 1][0][-1]
+            raise ProcessDied(f"{error}. It was at one of the photos {first.name} to {last.name} of {listing.root}") from error
     return faults
 
 
@@ -63,7 +73,7 @@ def parallel(function: Callable, jobs: Sequence[tuple], workers: int | None = No
         try:
             yield from pool.map(function, *zip(*jobs, strict=True))
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise ValueError("a process died while it read pictures: memory ran out, or a broken file killed its decoder") from error
+            raise ProcessDied("a process died while it read pictures: memory ran out, or a broken file killed its decoder") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

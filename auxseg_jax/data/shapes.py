@@ -96,7 +96,7 @@ def _saliency(rng, strength):
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """See the module. Sizes are (H, W), taken in turn; counts are {split: number of photos}."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = features.builder_configs()
 
     def __init__(self, *, seed: int = 0, sizes: Sequence[tuple[int, int]] = ((64, 64),), counts: dict[str, int] | None = None, **kwargs):

@@ -10,6 +10,7 @@ Splits: train 1,464, val 1,449, test 1,456 (no masks, no labels), and train_aug 
 Image-level labels are the classes of the objects in Annotations/<id>.xml. Masks, to evaluate: SegmentationClass, else SBD's.
 """
 
+import hashlib
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,12 @@ CLASSES = (
 )
 COUNTS = {"train_aug": 10582, "train": 1464, "val": 1449, "test": 1456}
 _VOC_TARS, _SBD_TAR = ("VOCtrainval_11-May-2012.tar", "VOC2012test.tar"), "benchmark.tgz"
+# as TFDS (sha256) and torchvision (md5) have them; they stand for the lists of ids within
+_CHECKSUMS = {
+    "VOCtrainval_11-May-2012.tar": ("sha256", "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"),
+    "VOC2012test.tar": ("sha256", "f08582b1935816c5eab3bbb1eb6d06201a789eaa173cdf1cf400c26f0cac2fb3"),
+    "benchmark.tgz": ("md5", "82b4d87ceb2ed10f6038a1cba92111cb"),
+}
 
 
 def read(root: str, splits: Sequence[str], *, saliency: str, unpack_dir: epath.PathLike) -> tuple[listing.Listing, list[str]]:
@@ -107,6 +114,11 @@ def _unpacked(archive: epath.Path, unpack_dir: epath.Path) -> epath.Path:
         if aside.exists():  # of a run that was killed
             aside.rmtree()
         console.print(f"unpacking {archive}", markup=False)
+        kind, official = _CHECKSUMS[archive.name]
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, kind).hexdigest()
+        if found != official:
+            console.print(f"{archive} is not the official one: its {kind} is {found}, not {official}", markup=False)
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(aside, filter="data")  # nothing outside of the folder, no links out of it, no devices

