@@ -31,6 +31,10 @@ _POINT = flags.DEFINE_list("point", [], "predict: x,y in pixels, the pixel whose
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "evaluate: folder of <id>.png (labels), or of <id>.npy or <id>.npz (CAMs).")
 _SPLIT = flags.DEFINE_string("split", None, "evaluate: the split whose masks to score against; the config's val_split.")
 _OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of the run: JAX asks the cluster (TPU pod, SLURM, Kubernetes, MPI).")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Join the other processes where there is no such cluster: host:port of the first.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: the number of this one, from 0.", lower_bound=0)
 
 
 _ONLY = {
@@ -56,26 +60,26 @@ def main(argv: list[str]) -> None:
             _refuse(f"--{name} is of --mode={' and --mode='.join(modes)}")
     if _POINT.value and not (len(_POINT.value) == 2 and all(n.isdecimal() for n in _POINT.value)):
         _refuse("--point takes two numbers, x,y in pixels")
+    if len({flag.value is None for flag in (_COORDINATOR, _PROCESSES, _PROCESS)}) > 1:
+        _refuse("--coordinator, --processes and --process go together")
     missing = [f"--{name}" for name in _NEEDS[_MODE.value] if not flags.FLAGS[name].value]
     if missing:
         _refuse(f"--mode={_MODE.value} needs {' and '.join(missing)}")
     logging.set_verbosity(logging.WARNING)
     # After the flags, so that --help and mistakes answer at once.
-    from auxseg_jax import platform, profile, stages
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it ignored, as nohup does
+        signal.signal(signal.SIGINT, _stop)
+    from auxseg_jax import hosts, platform, preemption, profile, stages
     from auxseg_jax.report import table
     from auxseg_jax.terminal import console, stdout
     from auxseg_jax.training.loop import NonFiniteError
 
-    def stop(*_: Any) -> None:
-        # Not a KeyboardInterrupt, which callbacks of libraries swallow. A workdir survives a kill, so there is nothing to wait for.
-        console.show_cursor(True)
-        message = "\nstopped" + (f"; the same command goes on from {_WORKDIR.value}" if _MODE.value == "train" else "")
-        os.write(2, f"{message}\n".encode())
-        os._exit(130)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it ignored, as nohup does
-        signal.signal(signal.SIGINT, stop)
+    several = _DISTRIBUTED.value or _COORDINATOR.value is not None
     try:
+        if several:
+            hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+            console.quiet = stdout.quiet = not hosts.is_first()
+        preemption.install()
         if _MODE.value == "predict":
             point = tuple(map(int, _POINT.value)) if _POINT.value else None
             count, faults = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value, _SHOW.value, point)
@@ -92,10 +96,33 @@ def main(argv: list[str]) -> None:
             return
         table.show(stages.run(_CONFIG.value, _WORKDIR.value), stdout)
         stdout.print(f"results: {_WORKDIR.value}/results.json   masks: {_WORKDIR.value}/stage_*/val   pseudo labels: {_WORKDIR.value}/stage_*/pseudo")
-    except (ValueError, OSError, NonFiniteError) as error:
-        if not _is_ours(error):
+    except preemption.Preempted as error:
+        _end(f"{error}; the same command goes on from {_WORKDIR.value}", preemption.EXIT_CODE, at_once=several)
+    except Exception as error:
+        if isinstance(error, ValueError | OSError | NonFiniteError) and _is_ours(error):
+            _end(f"error: {error}", 1, at_once=several)
+        if not several:
             raise
-        sys.exit(f"error: {error}")
+        traceback.print_exc()
+        first_line = str(error).partition("\n")[0]
+        _end(f"error: another process of the run is gone, or this one failed: {first_line}\nstart all of them again: they go on", 1, at_once=True)
+
+
+def _stop(*_: Any) -> None:
+    # Not a KeyboardInterrupt, which callbacks of libraries swallow. A workdir survives a kill, so there is nothing to wait for.
+    cursor = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides it
+    message = "stopped" + (f"; the same command goes on from {_WORKDIR.value}" if _MODE.value == "train" else "")
+    os.write(2, f"{cursor}\n{message}\n".encode())
+    os._exit(130)
+
+
+def _end(message: str, code: int, at_once: bool) -> NoReturn:
+    """Says why, and ends; `at_once` for one of several processes: an orderly end would wait for the others, which wait for this one."""
+    print(message, file=sys.stderr, flush=True)
+    if at_once:
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _is_ours(error: Exception) -> bool:

@@ -10,13 +10,13 @@ import ml_collections
 from auxseg_jax import predict, sharding
 from auxseg_jax.data import dataset, loader, transforms
 from auxseg_jax.models.affinity import TaskAffinity
-from auxseg_jax.models.auxsegnet import BACKBONES, AuxSegNet
+from auxseg_jax.models.auxsegnet import BACKBONES, DTYPES, AuxSegNet
 from auxseg_jax.pseudo import cam, crf, fuse, random_walk, update
 from auxseg_jax.training import loop, losses, optimizer
 
 _POSITIVE = (
-    *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "lr")),
-    *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "loader.threads"),
+    *(f"{phase}.{field}" for phase in ("classifier", "stages") for field in ("epochs", "batch_size", "accumulate", "lr")),
+    *("stages.count", "augment.crop", "log.log_every", "log.checkpoint_every", "log.keep", "loader.threads"),
     *("eval.batch_size", "eval.megapixels", "eval.max_buckets"),
     *("affinity.block_mib", "model.channels", "optimizer.head_multiplier"),
 )
@@ -52,7 +52,7 @@ def _missing(where: str, found: Iterable[str], wanted: set[str]) -> list[str]:
 def _known(builder: str) -> dict[str, set[str]]:
     """Section -> the fields it may and must have."""
     source = dataset.source_of(builder)
-    training = {"epochs", "batch_size", "lr"}
+    training = {"epochs", "batch_size", "accumulate", "lr"}
     return {
         "mesh": _keywords(sharding.make_mesh),
         "data": _keywords(dataset.prepare) | _keywords(source),
@@ -74,7 +74,7 @@ def _known(builder: str) -> dict[str, set[str]]:
         "crf": {"filter", *_CRFS},
         "post": _keywords(predict.segment),
         "predict": _keywords(predict.segment),
-        "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "devices", "sizes"),
+        "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "devices", "share"),
     }
 
 
@@ -106,6 +106,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         faults += [f"{name}={value}: must not be below 0" for name, value in crfs.items() if not value >= 0]
         if config.crf.filter not in crf.FILTERS:
             faults.append(f"crf.filter={config.crf.filter!r} is not one of {', '.join(crf.FILTERS)}")
+        if config.model.dtype not in DTYPES:
+            faults.append(f"model.dtype={config.model.dtype!r} is not one of {', '.join(DTYPES)}")
         if config.seed < 0:
             faults.append(f"seed={config.seed}: must not be below 0")
         if len(config.augment.scale) != 2 or not 0 < config.augment.scale[0] <= config.augment.scale[1]:

@@ -32,9 +32,10 @@ def run(
       params: of the network.
       reader: the photos.
       write: runs in threads; its first exception ends the pass and is raised.
-      mesh: where batches go.
+      mesh: where batches go; with several hosts this one's own devices (`sharding.local_mesh`), and `reader` its share of the photos.
     """
     function = platform.jit(sharding.by_photo(function, mesh))
+    params = sharding.to_local(params, mesh)
     with progress(name, reader.num_photos, unit="photo") as bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pending: set[concurrent.futures.Future] = set()
         previous = None

@@ -34,7 +34,7 @@ def probabilities(
     size, activation = image.shape[1:3], {"seg": jax.nn.softmax, "sal": jax.nn.sigmoid}
     seen: dict[str, list[jax.Array]] = {"seg": [], "sal": []}
     for view, view_inside, unmirror in views(image, inside, scales, flip, grid):
-        outputs = network.apply({"params": params}, view, inside=view_inside)
+        outputs = network.apply({"params": network.cast(params)}, view, inside=view_inside)
         for task in seen.keys() & outputs.keys():
             seen[task].append(activation[task](resize_bilinear(unmirror(final(outputs[task])), size)))
     return {task: sum(scores) / len(scores) for task, scores in seen.items() if scores}
@@ -85,7 +85,7 @@ def segment(
         if "saliency" in show and "sal" in scores:
             maps["saliency"] = _grey(scores["sal"][..., 0])
         if {"cam", "affinity"} & set(show):
-            outputs = network.apply({"params": params}, image, inside=inside)
+            outputs = network.apply({"params": network.cast(params)}, image, inside=inside)
         if "cam" in show:
             maps["cam"] = _grey(cam_lib.normalize(resize_bilinear(outputs["cam"], size)))
             maps["present"] = jax.nn.sigmoid(outputs["cls_logits"]) > 0.5
@@ -128,7 +128,7 @@ def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, m
     rows: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def predict(params: dict, batch: dict) -> dict[str, jax.Array]:
-        outputs = network.apply({"params": params}, batch["image"], inside=batch["inside"], dense=False)
+        outputs = network.apply({"params": network.cast(params)}, batch["image"], inside=batch["inside"], dense=False)
         return {"logits": outputs["cls_logits"], "labels": batch["labels"]}
 
     def keep(key: str, row: dict) -> None:

@@ -46,14 +46,15 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     network = stages.build_network(config, data.num_classes)
     params = step.init_params(network, (config.augment.crop, config.augment.crop), config.seed, mesh)
     transform = optimizer.make_optimizer(params, 1000, lr=0.0, **config.optimizer)
-    frozen = config.optimizer.frozen
-    train_step = step.make_train_step(network, transform, losses.stage_losses, dict(config.loss), mesh, dense=True, frozen=frozen)
+    switches = {"dense": True, "frozen": config.optimizer.frozen, "accumulate": section.accumulate}
+    train_step = step.make_train_step(network, transform, losses.stage_losses, dict(config.loss), mesh, **switches)
     state = step.create_state(params, transform, config.seed, mesh)
     with tempfile.TemporaryDirectory() as folder:
         source = data.photos(data.train_split)
         _stand_in_labels(source, epath.Path(folder))
         options = dict(config.augment) | auxsegnet.normalisation(config.model)
-        stream = loader.train_batches(source, folder, section.batch_size, config.seed, 0, options, **config.loader)
+        rows = sharding.rows_of_host(section.batch_size, mesh)
+        stream = loader.train_batches(source, folder, section.batch_size, rows, config.seed, 0, options, **config.loader)
         count = config.loader.prefetch + 40
         times = [time.perf_counter() for _ in itertools.islice(stream, count)][config.loader.prefetch :]
         batch = sharding.put_batch(next(stream), mesh)

@@ -32,7 +32,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import checks, files, platform, predict, sharding, trees
+from auxseg_jax import checks, files, hosts, platform, predict, sharding, trees
 from auxseg_jax.data import dataset as dataset_lib
 from auxseg_jax.data import loader
 from auxseg_jax.evaluation import metrics, score
@@ -43,6 +43,9 @@ from auxseg_jax.terminal import console
 from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
 from auxseg_jax.training.writer import Writer
 
+_FREE = ("mesh/", "loader/", "data/cache_dir", "compilation_cache")
+"""Fields that may change when a run goes on: where and how it is computed, not what."""
+
 
 class Run:
     """What every phase needs: config, data, network, mesh, writer."""
@@ -52,9 +55,10 @@ class Run:
     def __init__(self, config: ml_collections.ConfigDict, workdir: epath.Path):
         self.config, self.workdir = config, workdir
         self.mesh: Mesh = sharding.make_mesh(**config.mesh)
-        for section in (config.classifier, config.stages, config.eval):
-            sharding.check_batch_size(section.batch_size, self.mesh)
-        self.data = dataset_lib.prepare(**config.data)
+        self.local = sharding.local_mesh(self.mesh)
+        for section in (config.classifier, config.stages):
+            sharding.check_batch_size(section.batch_size, self.mesh, section.accumulate)
+        self.data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
         if config.supervision == "masks" and not self.data.has_masks(self.data.train_split):
             raise ValueError(f"supervision=masks: the split {self.data.train_split!r} has no pixel labels")
         self.network = build_network(config, self.data.num_classes)
@@ -80,8 +84,8 @@ class Run:
         return checkpoint.load_params(self.workdir / name / "params", abstract_params(self.network, self.config), self.mesh)
 
     def reader(self, split: str) -> loader.PhotoReader:
-        """Whole photos of a split."""
-        return make_reader(self.config, self.data.photos(split), self.data.sizes(split), self.mesh)
+        """Whole photos of a split, this host's share of them."""
+        return make_reader(self.config, self.data.photos(split), self.data.sizes(split), self.local.size, hosts.share())
 
 
 def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
@@ -101,10 +105,12 @@ def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str,
     this = Run(config, workdir)  # before anything is written: a wrong path costs no workdir
     if not (workdir / "config.json").exists():
         this.try_out()
-    claim(config, workdir, this.data)
+    hosts.wait("tried out")  # no process looks for the config when another one has written it
+    if hosts.is_first():
+        claim(config, workdir, this.data)
     with _alone(workdir), Writer(workdir) as this.writer:
         outcome = _phases(this)
-        files.write_json(results, outcome)
+        _write_once(results, outcome)
     return outcome
 
 
@@ -159,14 +165,17 @@ def predict_photos(
             raise ValueError(f"--point={point[0]},{point[1]} is outside a photo; the smallest are {width} wide and {height} high")
     classes = files.read_json(workdir / "manifest.json")["data"]["classes"]
     platform.set_compilation_cache(config.compilation_cache)
-    mesh = sharding.make_mesh(data=1)
+    mesh = sharding.make_mesh()
     network = build_network(config, len(classes) - 1)
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
-    reader = make_reader(config, photos, photos.sizes, mesh)
+    mesh = sharding.local_mesh(mesh)
+    reader = make_reader(config, photos, photos.sizes, mesh.size, hosts.share())
     options = postprocessing(config) if post else config.predict
     title = f"segmentation by {stages[-1].name}"
     predict.segment(title, network, params, reader, output, mesh, show=show, classes=classes, point=point, **options)
-    files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
+    if hosts.is_first():
+        files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
+    hosts.wait("predicted")
     return len(photos), photos.faults
 
 
@@ -224,10 +233,12 @@ def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
     return pretrained.load(params, config.model.backbone.name, path) if path or config.pretrained.imagenet else params
 
 
-def make_reader(config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]], mesh: Mesh) -> loader.PhotoReader:
-    """Whole photos of a source, batched as `config.eval` says, for the devices of `mesh`."""
+def make_reader(
+    config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]], devices: int, share: tuple[int, int] = (0, 1)
+) -> loader.PhotoReader:
+    """Whole photos of a source, batched as `config.eval` says, for so many devices; of several hosts one's share."""
     options = dict(config.eval) | dict(config.loader) | auxsegnet.normalisation(config.model)
-    return loader.PhotoReader(source, sizes, grid=auxsegnet.grid(config.model, config.augment.crop), devices=mesh.size, **options)
+    return loader.PhotoReader(source, sizes, grid=auxsegnet.grid(config.model, config.augment.crop), devices=devices, share=share, **options)
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:
@@ -246,7 +257,7 @@ def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-    """Refuses a workdir whose config.json differs, or one that is none.
+    """Refuses a workdir whose config.json differs, but for the fields that may, or one that is none.
 
     A new workdir may hold phases copied from another run, so that experiments share them; manifest.json names them.
     """
@@ -259,7 +270,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
         if strange:
             raise ValueError(f"{workdir} holds {strange[0]} but no config.json, so it is no workdir; choose another --workdir")
         return
-    old, new = trees.flatten(files.read_json(path)), trees.flatten(ours)
+    old, new = ({k: v for k, v in trees.flatten(fields).items() if not k.startswith(_FREE)} for fields in (files.read_json(path), ours))
     missing = object()
     changed = [key for key in sorted(old | new) if old.get(key, missing) != new.get(key, missing)]
     if changed:
@@ -269,12 +280,21 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
         )
 
 
+def _write_once(path: epath.Path, content: dict[str, Any]) -> None:
+    """The first process writes JSON when all are here; all return when it is there."""
+    hosts.wait(f"before {path.name}")
+    if hosts.is_first():
+        files.write_json(path, content)
+    hosts.wait(f"after {path.name}")
+
+
 @contextlib.contextmanager
 def _alone(workdir: epath.Path) -> Iterator[None]:
-    """Refuses a workdir that another process works in."""
+    """Refuses a workdir that another run works in."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.lock(workdir / "config.json", wait=False))
+            if hosts.is_first():
+                stack.enter_context(files.lock(workdir / "config.json", wait=False))
         except BlockingIOError as error:
             raise ValueError(f"another process is at work in {workdir}") from error
         yield
@@ -285,16 +305,20 @@ def _phases(this: Run) -> dict[str, Any]:
     weak = config.supervision == "image_labels"
     evaluate = {split: data.has_masks(split) for split in (data.train_split, data.val_split)}
     seconds: dict[str, float] = {}
-    if there := [str(path.parent.relative_to(workdir)) for path in sorted(workdir.glob(f"**/{files.DONE}"), key=os.path.getmtime)]:
-        console.print(f"{workdir} goes on; there already: {', '.join(there)}", markup=False)
+    there: list[str] = []
     outcome: dict[str, Any] = {"classifier": {}, "pseudo": [], "stages": [], "final": {}}
 
     def phase(name: str, work: Callable[[epath.Path], dict]) -> dict:
         done = workdir / name / files.DONE
-        if not done.exists():
+        if not hosts.agreed(done.exists()):
+            if there:
+                console.print(f"{workdir} goes on; there already: {', '.join(there)}", markup=False)
+                there.clear()
             started = time.monotonic()
             result = work(workdir / name)
-            files.write_json(done, {"seconds": round(time.monotonic() - started, 1), "data": data.digest, "result": result})
+            _write_once(done, {"seconds": round(time.monotonic() - started, 1), "data": data.digest, "result": result})
+        elif not seconds or there:
+            there.append(name)
         record = files.read_json(done)
         seconds[name] = record["seconds"]
         return record["result"]
@@ -342,8 +366,8 @@ def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
     checkpoint.save_params(directory / "params", classifier_part(params))
     if not config.tasks.cls:
         return {}
-    logits, labels = predict.classify("classifier mAP", this.network, params, this.reader(this.data.val_split), this.mesh)
-    return {"map": metrics.mean_average_precision(logits, labels)}
+    logits, labels = predict.classify("classifier mAP", this.network, params, this.reader(this.data.val_split), this.local)
+    return {"map": metrics.mean_average_precision(hosts.concatenated(logits), hosts.concatenated(labels))}
 
 
 def _train_stage(this: Run, directory: epath.Path, *, index: int, labels: epath.Path) -> dict[str, Any]:
@@ -362,9 +386,11 @@ def _fit(this: Run, name, directory, params, section, labels, loss_function, *, 
     options = dict(config.optimizer) | {"lr": section.lr, "frozen": [*config.optimizer.frozen, *frozen]}
     transform = optimizer.make_optimizer(params, steps, **options)
     seed = int(np.random.SeedSequence([config.seed, phase_seed]).generate_state(1)[0])
-    train_step = step.make_train_step(this.network, transform, loss_function, dict(config.loss), this.mesh, dense=dense, frozen=options["frozen"])
+    switches = {"dense": dense, "frozen": options["frozen"], "accumulate": section.accumulate}
+    train_step = step.make_train_step(this.network, transform, loss_function, dict(config.loss), this.mesh, **switches)
     augmentation = dict(config.augment) | auxsegnet.normalisation(config.model)
-    batches = functools.partial(loader.train_batches, source, labels, section.batch_size, seed, options=augmentation, **config.loader)
+    rows = sharding.rows_of_host(section.batch_size, this.mesh)
+    batches = functools.partial(loader.train_batches, source, labels, section.batch_size, rows, seed, options=augmentation, **config.loader)
     state = step.create_state(params, transform, seed, this.mesh)
     state = loop.fit(name, state, train_step, batches, steps, directory / "checkpoints", this.writer, this.mesh, **config.log)
     return state.params
@@ -374,13 +400,13 @@ def _initial_labels(this: Run, directory: epath.Path) -> dict[str, Any]:
     config = this.config
     reader = this.reader(this.data.train_split)
     labels_of = functools.partial(update.initial_labels, network=this.network, grid=reader.grid, cam=dict(config.cam), fusion=dict(config.fuse))
-    update.write_labels("CAM and initial labels", labels_of, this.classifier_params(), reader, directory / "pseudo", this.mesh)
+    update.write_labels("CAM and initial labels", labels_of, this.classifier_params(), reader, directory / "pseudo", this.local)
     return {}
 
 
 def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
-    for name, mask in this.data.masks(this.data.train_split):
+    for name, mask in this.data.masks(this.data.train_split, hosts.share()):
         salient = ((mask > 0) & (mask != files.IGNORE)).astype(np.uint8) * 255
         files.write_pseudo_labels(directory / "pseudo", name, mask, salient)
     return {}
@@ -392,12 +418,12 @@ def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, 
     options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf_options(config, "saliency"), **config.label_update)
     labels_of = functools.partial(update.updated_labels, network=this.network, grid=reader.grid, **options)
     params = {"stage": this.stage_params(name), "classifier": this.classifier_params()}
-    update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.mesh)
+    update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.local)
     return {}
 
 
 def _segment_val(this: Run, directory: epath.Path, *, name: str, title: str, options: dict[str, Any]) -> dict[str, Any]:
     split = this.data.val_split
     title = f"{name} {title} of {split}"
-    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.mesh, **options)
+    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.local, **options)
     return {}

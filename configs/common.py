@@ -70,7 +70,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
     config.seed = 0
     config.supervision = "image_labels"  # "masks": the fully supervised run
     config.compilation_cache = "~/.cache/auxseg_jax/xla"
-    config.mesh = {"data": 1}
+    config.mesh = {"data": -1, "fsdp": 1, "model": 1}
     config.data = {"builder": "", "train_split": "train", "val_split": "val", "cache_dir": "~/.cache/auxseg_jax/data"}
     config.loader = {"threads": 2, "prefetch": 8}
     config.augment = {
@@ -88,6 +88,7 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "dilations": (6, 12, 18),
         "head_conv": True,
         "dropout": 0.5,
+        "dtype": "float32",
     }
     config.pretrained = {"imagenet": True, "path": ""}  # ImageNet weights of the backbone; or a file of weights
     config.affinity = {
@@ -113,9 +114,9 @@ def get_config(preset: str = "plus") -> ml_collections.ConfigDict:
         "head_multiplier": 10.0,
         "frozen": (),
     }
-    config.classifier = {"epochs": 15, "batch_size": 8, "lr": 1e-3}
-    config.stages = {"count": 5, "epochs": 10, "batch_size": 8, "lr": 1e-3}
-    config.log = {"log_every": 20, "checkpoint_every": 200}
+    config.classifier = {"epochs": 15, "batch_size": 8, "accumulate": 1, "lr": 1e-3}
+    config.stages = {"count": 5, "epochs": 10, "batch_size": 8, "accumulate": 1, "lr": 1e-3}
+    config.log = {"log_every": 20, "checkpoint_every": 200, "keep": 2}
 
     config.cam = {"scales": (0.5, 1.0, 1.5, 2.0), "flip": True}
     config.fuse = {"cam_threshold": 0.2, "spill_threshold": 0.5, "saliency_threshold": 0.06, "empty_is_background": True}

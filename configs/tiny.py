@@ -11,6 +11,7 @@ from configs import common
 def get_config() -> ml_collections.ConfigDict:
     """Two stages of a few steps."""
     config = common.get_config()
+    config.mesh.data = 1
     config.data.update({"builder": "shapes", "seed": 0, "sizes": ((32, 32), (24, 40)), "train_photos": 16, "val_photos": 8})
     config.augment.crop = 32
     config.model.backbone = {"name": "tiny", "output_stride": 8, "width": 16}

@@ -198,7 +198,9 @@ def test_a_batch_may_share_its_scale(generated, monkeypatch):
 
     def drawn(scale_per, start=0):
         factors.clear()
-        stream = loader.train_batches(generated.photos("train"), None, 4, 3, start, options | {"scale_per": scale_per}, threads=0, prefetch=0)
+        stream = loader.train_batches(
+            generated.photos("train"), None, 4, range(4), 3, start, options | {"scale_per": scale_per}, threads=0, prefetch=0
+        )
         for _ in range(3):
             next(stream)
         return [tuple(factors[i : i + 4]) for i in range(0, 12, 4)]
@@ -226,7 +228,7 @@ def generated(tmp_path_factory):
 
 def test_training_batches_are_a_function_of_seed_and_step(generated):
     def batches(start, count, seed=3):
-        stream = loader.train_batches(generated.photos("train"), None, 4, seed, start, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
+        stream = loader.train_batches(generated.photos("train"), None, 4, range(4), seed, start, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
         return [next(stream) for _ in range(count)]
 
     whole = batches(0, 6)
@@ -241,7 +243,7 @@ def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
         name, size = example["id"].decode(), tuple(example["size"])
         files.write_label_png(tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8))
         files.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
-    stream = loader.train_batches(generated.photos("train"), tmp_path, 4, 0, 0, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
+    stream = loader.train_batches(generated.photos("train"), tmp_path, 4, range(4), 0, 0, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
     batch = next(stream)
     assert set(np.unique(batch["segmentation"])) <= {2, 255} and batch["segmentation"].dtype == np.int32
     np.testing.assert_allclose(batch["saliency"][batch["segmentation"] == 2], 0.2, atol=1e-6)

@@ -5,7 +5,7 @@ import ast
 import pytest
 from conftest import REPOSITORY
 
-LEAVES = {"platform", "files", "pickles", "terminal", "trees", "sharding", "grid", "torch_file"}
+LEAVES = {"platform", "files", "pickles", "terminal", "trees", "sharding", "grid", "torch_file", "hosts", "preemption"}
 # room -> rooms it may import (itself is always allowed)
 ALLOWED = {
     "platform": set(),
@@ -16,6 +16,8 @@ ALLOWED = {
     "sharding": set(),
     "grid": set(),
     "torch_file": {"pickles"},
+    "hosts": set(),
+    "preemption": set(),
     "data": {"files", "grid", "pickles", "terminal"},
     "models": {"trees", "grid", "pickles", "torch_file"},
     "training": LEAVES | {"models"},

@@ -215,7 +215,7 @@ def test_losses_and_gradients(case, compare):
     }
 
     def total(params, image):
-        found = losses.stage_losses(net.apply({"params": params}, image), batch)
+        found = losses.stage_losses(net.apply({"params": params}, image), batch, losses.counts(batch))
         return losses.total(found, classification=1.0, saliency=1.0, segmentation=1.0), found
 
     (value, found), grads = platform.jit(jax.value_and_grad(total, has_aux=True))(weights(case.seed)[0], nhwc(case.recorded["x"]))

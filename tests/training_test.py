@@ -2,17 +2,23 @@
 
 import functools
 import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh
 
 from auxseg_jax import sharding, trees
 from auxseg_jax.models import auxsegnet
 from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
 from auxseg_jax.training.writer import Writer
+from configs import voc
+
+DATA = pathlib.Path(__file__).parent / "data"
 
 WEIGHTS = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
 AFFINITY = {"pairwise": True, "unary": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
@@ -30,14 +36,14 @@ OPTIONS = {
 STEPS = 4
 
 
-def batch_of(index, size=8):
+def batch_of(index, size=8, side=16):
     rng = np.random.default_rng(index)
-    segmentation = rng.choice([0, 1, 2, 3, 255], (size, 16, 16)).astype(np.int32)
+    segmentation = rng.choice([0, 1, 2, 3, 255], (size, side, side)).astype(np.int32)
     segmentation[: size // 2, 8:] = 255  # devices hold different numbers of labelled pixels
     return {
-        "image": rng.normal(size=(size, 16, 16, 3)).astype(np.float32),
+        "image": rng.normal(size=(size, side, side, 3)).astype(np.float32),
         "labels": rng.integers(0, 2, (size, 3)).astype(np.float32),
-        "saliency": rng.uniform(-0.2, 1, (size, 16, 16)).astype(np.float32),
+        "saliency": rng.uniform(-0.2, 1, (size, side, side)).astype(np.float32),
         "segmentation": segmentation,
     }
 
@@ -46,20 +52,21 @@ def batches(start):
     return (batch_of(i) for i in range(start, 100))
 
 
-def setup(devices, **options):
-    mesh = sharding.make_mesh(data=devices)
-    model = {"backbone": {"name": "tiny", "output_stride": 4, "width": 16}, "channels": 8, "dilations": (1, 2, 3), "head_conv": True, "dropout": 0.3}
-    network = auxsegnet.build(num_classes=3, model=model, affinity=AFFINITY, tasks={"cls": True, "sal": True})
+def setup(mesh=(1, 1, 1), dtype="float32", accumulate=1, dropout=0.3, weights=WEIGHTS, **options):
+    mesh = sharding.make_mesh(**dict(zip(sharding.AXES, mesh, strict=True)))
+    model = {"backbone": {"name": "tiny", "output_stride": 4, "width": 16}, "channels": 8, "dilations": (1, 2, 3), "head_conv": True}
+    network = auxsegnet.build(num_classes=3, model=model | {"dropout": dropout, "dtype": dtype}, affinity=AFFINITY, tasks={"cls": True, "sal": True})
     params = step.init_params(network, (16, 16), 0, mesh)
     settings = OPTIONS | options
     transform = optimizer.make_optimizer(params, STEPS, **settings)
-    function = step.make_train_step(network, transform, losses.stage_losses, WEIGHTS, mesh, dense=True, frozen=settings["frozen"])
+    switches = {"dense": True, "frozen": settings["frozen"], "accumulate": accumulate}
+    function = step.make_train_step(network, transform, losses.stage_losses, weights, mesh, **switches)
     return mesh, function, step.create_state(params, transform, 7, mesh), params
 
 
 @functools.cache
-def trained(devices):
-    mesh, function, state, _ = setup(devices)
+def trained(*mesh, **options):
+    mesh, function, state, _ = setup(mesh or (1, 1, 1), **options)
     history = []
     for index in range(STEPS):
         state, metrics = function(state, sharding.put_batch(batch_of(index), mesh))
@@ -67,22 +74,83 @@ def trained(devices):
     return jax.device_get(state), history
 
 
-def test_one_and_eight_devices_agree():
-    one, eight = trained(1), trained(8)
-    for a, b in zip(one[1], eight[1], strict=True):
+def assert_same_training(one, other):
+    for a, b in zip(one[1], other[1], strict=True):
         for key in a:
             np.testing.assert_allclose(a[key], b[key], rtol=1e-4, atol=1e-5)  # the order of float32 sums differs
-    for (name, a), b in zip(trees.flatten(one[0].params).items(), trees.flatten(eight[0].params).values(), strict=True):
+    for (name, a), b in zip(trees.flatten(one[0].params).items(), trees.flatten(other[0].params).values(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+def test_every_mesh_trains_the_same(mesh, monkeypatch):
+    one = trained()
+    monkeypatch.setattr(sharding, "_WORTH", 1)
+    assert_same_training(one, trained(*mesh))
+
+
+def test_state_is_split_and_the_affinity_too(monkeypatch):
+    """On data 1, fsdp 2, model 4: each device holds half of the kernels and of their momentum, and a quarter of the 36 rows of an affinity."""
+    monkeypatch.setattr(sharding, "_WORTH", 1)
+    mesh, function, state, _ = setup((1, 2, 4))
+    kernels = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if "seg_branch/conv_1/kernel" in jax.tree_util.keystr(path, simple=True, separator="/")
+    }
+    assert len(kernels) == 2  # the parameter and its momentum
+    batch = sharding.put_batch(batch_of(0, side=24), mesh)
+    after, _ = function(state, batch)
+    for leaf in (*kernels.values(), after.params["seg_branch"]["conv_1"]["kernel"]):
+        assert leaf.sharding.shard_shape(leaf.shape)[-1] == leaf.shape[-1] // 2
+    hlo = function.lower(after, batch).compile().as_text()
+    assert "f32[4,9,36]" in hlo and "all-gather" in hlo
+    assert not re.search(r"f32\[[48],36,36[],]", hlo)
+
+
+def test_parts_of_a_batch_add_up_to_it():
+    whole = trained(dropout=0.0)
+    assert_same_training(whole, trained(1, 1, 1, dropout=0.0, accumulate=4))
+    assert_same_training(whole, trained(2, 2, 1, dropout=0.0, accumulate=2))
+
+
+def test_bfloat16_is_close_and_keeps_float32_where_it_matters():
+    (state, history), (_, exact) = trained(dtype="bfloat16"), trained()
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+    for a, b in zip(history, exact, strict=True):
+        assert a["loss"].dtype == np.float32 and a["loss"] != b["loss"]
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=0.03)
+
+
+@pytest.mark.parametrize("name", ["fsdp4", "data2_fsdp4_model2"])
+def test_sharding_goldens(name):
+    """tests/data/sharding_<mesh>.txt: the spec of every parameter and momentum of the paper's network. What is not named there is whole."""
+    shape = {"fsdp4": (1, 4, 1), "data2_fsdp4_model2": (2, 4, 2)}[name]
+    mesh = AbstractMesh(shape, sharding.AXES)
+    config = voc.get_config()
+    network = auxsegnet.build(num_classes=20, model=config.model, affinity=config.affinity, tasks=config.tasks)
+    image = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
+    params = jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+    transform = optimizer.make_optimizer(params, 10, lr=1.0, **config.optimizer)
+    state = {"params": params, "opt_state": jax.eval_shape(transform.init, params)}
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(place.spec))
+        for path, place in jax.tree_util.tree_leaves_with_path(sharding.tree_sharding(state, mesh))
+    }
+    split = {name: spec for name, spec in found.items() if spec != "()"}
+    expected = dict(line.split(" ", 1) for line in (DATA / f"sharding_{name}.txt").read_text().splitlines())
+    assert split == expected
+    sizes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    assert sum(sizes[name] for name in split) > 0.99 * sum(sizes.values())
+
+
 def test_every_loss_is_there_and_falls():
-    history = trained(1)[1]
+    history = trained()[1]
     assert {k for k in history[0] if k.startswith("loss_")} == {
         "loss_cls", "loss_sal_initial", "loss_sal_refined", "loss_seg_initial", "loss_seg_refined"
     }  # fmt: skip
     np.testing.assert_allclose(history[0]["loss"], sum(v for k, v in history[0].items() if k.startswith("loss_")), rtol=1e-5)
-    mesh, function, state, _ = setup(1, lr=0.02)
+    mesh, function, state, _ = setup(lr=0.02)
     first = None
     for _ in range(12):
         state, metrics = function(state, sharding.put_batch(batch_of(0), mesh))
@@ -91,15 +159,15 @@ def test_every_loss_is_there_and_falls():
 
 
 def test_frozen_parameters_stay_and_the_others_move():
-    *_, params = setup(1)
-    for name, value in trees.flatten(jax.device_get(trained(1)[0].params)).items():
+    *_, params = setup()
+    for name, value in trees.flatten(jax.device_get(trained()[0].params)).items():
         same = np.array_equal(value, trees.flatten(params)[name])
         # theta . phi is invariant to phi's bias (softmax), up to rounding: it may or may not move
         assert same == name.startswith("backbone/conv_0/") or name.endswith("phi/bias"), name
 
 
 def fit(tmp_path, steps=STEPS, stop_at=None, **options):
-    mesh, function, state, _ = setup(1, **options)
+    mesh, function, state, _ = setup(**options)
 
     def stream(start):
         for index, batch in zip(range(start, 100), batches(start), strict=False):
@@ -108,7 +176,7 @@ def fit(tmp_path, steps=STEPS, stop_at=None, **options):
             yield batch
 
     with Writer(tmp_path) as writer:
-        return loop.fit("phase", state, function, stream, steps, tmp_path / "checkpoints", writer, mesh, log_every=1, checkpoint_every=2)
+        return loop.fit("phase", state, function, stream, steps, tmp_path / "checkpoints", writer, mesh, log_every=1, checkpoint_every=2, keep=1)
 
 
 def test_two_steps_a_stop_and_two_steps_are_four_steps_bit_for_bit(tmp_path):
@@ -130,7 +198,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
 
 
 def test_parameters_are_restored_onto_another_mesh(tmp_path):
-    *_, params = setup(1)
+    *_, params = setup()
     checkpoint.save_params(tmp_path / "params", params)
     mesh = sharding.make_mesh(data=8)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
@@ -148,7 +216,7 @@ def test_clip_norm():
 
 
 def test_mesh_errors():
-    with pytest.raises(ValueError, match="asks for 9 devices, 8 are visible"):
+    with pytest.raises(ValueError, match="ask for 9 devices, 8 are visible"):
         sharding.make_mesh(data=9)
-    with pytest.raises(ValueError, match="batch size 12 is not a multiple of the 8 devices"):
+    with pytest.raises(ValueError, match="batch size 12 is not a multiple of 8, the devices"):
         sharding.check_batch_size(12, sharding.make_mesh())

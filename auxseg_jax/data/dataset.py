@@ -62,9 +62,14 @@ class Dataset:
         """Ids of the photos of a split that `masks` gives, in its order."""
         return [example["id"].decode() for example in self._mask_source(split)]
 
-    def masks(self, split: str) -> Iterator[tuple[str, Any]]:
-        """(id, uint8 [H, W] pixel labels) of a split. To evaluate, and for the run marked fully supervised; nothing else."""
-        for example in self._mask_source(split):
+    def masks(self, split: str, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, Any]]:
+        """(id, uint8 [H, W] pixel labels) of a split, or of one of several shares: (index, number of shares).
+
+        To evaluate, and for the run marked fully supervised; nothing else.
+        """
+        source = self._mask_source(split)
+        for index in range(share[0], len(source), share[1]):
+            example = source[index]
             yield example["id"].decode(), files.decode_plane(example["segmentation"])
 
     def _mask_source(self, split: str) -> Any:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain.python as grain
-import jax
 import numpy as np
 from etils import epath
 
@@ -47,10 +46,28 @@ class _Crop(grain.RandomMapTransform):
         return example | {"labels": raw["labels"].astype(np.float32)}
 
 
+class _Rows(grain.MapDataset):
+    """Of each batch of `parent` some rows, one after the other."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
+        super().__init__(parent)
+        self._batch_size, self._rows = batch_size, tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * len(self._rows)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, len(self._rows))
+        return self._parent[batch * self._batch_size + self._rows[row]]
+
+
 def train_batches(
     source: Any,
     pseudo: epath.PathLike | None,
     batch_size: int,
+    rows: Sequence[int],
     seed: int,
     start: int,
     options: dict[str, Any],
@@ -64,19 +81,19 @@ def train_batches(
       source: of `Dataset.photos`.
       pseudo: folder with segmentation/<id>.png and saliency/<id>.png, or None for the classifier phase.
       batch_size: over all hosts.
+      rows: of such a batch, those that this host reads.
       seed: of order and augmentation.
       start: number of batches to skip (the step to resume at).
       options: of `transforms.augment`, and `scale_per`: "photo" or "batch", what shares a scale.
       threads, prefetch: of the reader.
     """
-    hosts = jax.process_count()
     data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
     options = dict(options)
     if options.pop("scale_per") == "batch":
         data = data.map_with_index(lambda index, raw: raw | {"scale_seed": (seed, index // batch_size)})
     data = data.random_map(_Crop(epath.Path(pseudo) if pseudo is not None else None, options))
-    data = data[jax.process_index() :: hosts]  # after random_map: before it, every host would draw the same numbers
-    data = data.batch(batch_size // hosts, drop_remainder=True)
+    data = _Rows(data, batch_size, rows)  # after random_map, whose numbers go by the index
+    data = data.batch(len(rows), drop_remainder=True)
     iterator = iter(data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
     iterator.set_state({"next_index": start})
     return iterator
@@ -134,6 +151,7 @@ class PhotoReader:
       batch_size: photos a batch, at most; where a bucket's photos do not fill its last one, a photo is repeated.
       megapixels: in a batch, at most: of large photos fewer are taken, but one for each device.
       devices: over which a batch is split.
+      share: (index of this host, number of hosts): which of the batches are read here.
       mean, std: of the normalisation.
       grid: sizes that suit the network.
       max_buckets: see `buckets`.
@@ -154,6 +172,7 @@ class PhotoReader:
         threads: int,
         prefetch: int,
         devices: int = 1,
+        share: tuple[int, int] = (0, 1),
     ):
         self.grid = grid
         self._source, self._mean, self._std = source, mean, std
@@ -166,13 +185,16 @@ class PhotoReader:
         self._plan = []
         for bucket, indices in sorted(members.items()):
             room = int(megapixels * 1e6 / (bucket[0] * bucket[1] * devices)) * devices
-            count = max(min(batch_size, room, math.ceil(len(indices) / devices) * devices), devices)
+            fit = batch_size // devices * devices
+            count = max(min(fit, room, math.ceil(len(indices) / devices) * devices), devices)
             self._plan += [(bucket, count, indices[i : i + count]) for i in range(0, len(indices), count)]
+        index, hosts = share
+        self._plan = self._plan[index::hosts]
 
     @property
     def num_photos(self) -> int:
-        """Number of photos in all."""
-        return len(self._sizes)
+        """Number of photos that this reader reads."""
+        return sum(len(indices) for _, _, indices in self._plan)
 
     def __iter__(self) -> Iterator[PhotoBatch]:
         data = grain.MapDataset.source(self._plan).map(self._read)

@@ -100,11 +100,14 @@ class SaliencyScore:
     """Mean absolute error and maximal F measure (beta^2 = 0.3) of saliency maps, added photo by photo.
 
     Precision and recall are averaged over the photos that have foreground, at each of the 255 thresholds.
+
+    Attributes:
+      sums: numpy arrays that add up over photos and hosts: error, photos, with_object, precision [255], recall [255].
     """
 
     def __init__(self):
-        self._error, self._photos, self._with_object = 0.0, 0, 0
-        self._precision, self._recall = np.zeros(255), np.zeros(255)
+        self.sums = {name: np.zeros(()) for name in ("error", "photos", "with_object")}
+        self.sums |= {name: np.zeros(255) for name in ("precision", "recall")}
 
     def add(self, saliency: np.ndarray, truth: np.ndarray) -> None:
         """Adds one photo: saliency uint8 [H, W], truth the pixel labels [H, W] (0 background, 255 left out)."""
@@ -112,18 +115,18 @@ class SaliencyScore:
         if not counts.any():
             return
         values, is_object = saliency[counts], truth[counts] > 0
-        self._error += np.abs(values / 255 - is_object).mean()
-        self._photos += 1
+        self.sums["error"] += np.abs(values / 255 - is_object).mean()
+        self.sums["photos"] += 1
         if not is_object.any():
             return
         hits = np.bincount(values[is_object], minlength=256)[::-1].cumsum()[:255]  # values >= 255, 254, ..., 1
         selected = np.bincount(values, minlength=256)[::-1].cumsum()[:255]
-        self._precision += hits / np.maximum(selected, 1)
-        self._recall += hits / is_object.sum()
-        self._with_object += 1
+        self.sums["precision"] += hits / np.maximum(selected, 1)
+        self.sums["recall"] += hits / is_object.sum()
+        self.sums["with_object"] += 1
 
     def result(self) -> dict[str, float]:
         """{"saliency_mae", "saliency_max_f"}, percent."""
-        precision, recall = (x / max(self._with_object, 1) for x in (self._precision, self._recall))
+        precision, recall = (self.sums[name] / max(self.sums["with_object"], 1) for name in ("precision", "recall"))
         f_measure = 1.3 * precision * recall / np.maximum(0.3 * precision + recall, 1e-12)
-        return {"saliency_mae": 100 * self._error / max(self._photos, 1), "saliency_max_f": float(100 * f_measure.max())}
+        return {"saliency_mae": float(100 * self.sums["error"] / max(self.sums["photos"], 1)), "saliency_max_f": float(100 * f_measure.max())}

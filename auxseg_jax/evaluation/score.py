@@ -1,4 +1,7 @@
-"""Scores folders of PNGs against the pixel labels of a split. The only reader of pixel labels in a weakly supervised run."""
+"""Scores folders of PNGs against the pixel labels of a split. The only reader of pixel labels in a weakly supervised run.
+
+Of several processes each reads its share of the photos; the sums are added.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax import files
+from auxseg_jax import files, hosts
 from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.evaluation import cams, metrics
 
@@ -73,10 +76,11 @@ def _sweep(read: Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
     thresholds = [round(0.05 * k, 2) for k in range(1, 20)]
     labels, bins = len(dataset.classes), len(thresholds) + 1
     seen = np.zeros((labels, labels, bins), np.int64)  # pixels by their truth, their class, and how many thresholds their score is above
-    for name, truth in dataset.masks(split):
+    for name, truth in dataset.masks(split, hosts.share()):
         classes, score = _named(name, read, name, truth.shape)
         above = np.searchsorted(255 * np.array(thresholds), score)
         seen += _named(name, metrics.confusion_by_bin, classes, above, truth, labels, bins)
+    seen = hosts.total(seen)
     counts = np.zeros((len(thresholds), labels, labels + 1), np.int64)
     for k in range(len(thresholds)):
         counts[k, :, :-1] = seen[:, :, k + 1 :].sum(-1)
@@ -98,11 +102,12 @@ def _score(labels: epath.Path, saliency: epath.Path | None, dataset: Dataset, sp
     """`metrics.iou_scores` of <labels>/<id>.png, its per_class by name, and the saliency's of <saliency>/<id>.png."""
     counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
     of_saliency = metrics.SaliencyScore()
-    for name, truth in dataset.masks(split):
+    for name, truth in dataset.masks(split, hosts.share()):
         counts += _named(name, metrics.confusion, files.read_plane(labels / f"{name}.png"), truth, len(dataset.classes))
         if saliency:
             of_saliency.add(files.read_plane(saliency / f"{name}.png"), truth)
-    scores = metrics.iou_scores(counts)
+    scores = metrics.iou_scores(hosts.total(counts))
+    of_saliency.sums = hosts.total(of_saliency.sums)
     scores["per_class"] = dict(zip(dataset.classes, scores["per_class"], strict=True))
     return scores, of_saliency.result() if saliency else {}
 

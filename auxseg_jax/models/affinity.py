@@ -59,11 +59,11 @@ class Pairwise(flax.struct.PyTreeNode):
     def map_rows(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """function(rows [B, R, N]) -> [B, R, C], put together to [B, N, C]. It sees each row by itself."""
         if self.whole is not None:
-            return function(self.whole)
+            return _everywhere(_by_query(function(self.whole)))
         positions = self.queries[0].shape[1]
-        of_block = jax.checkpoint(lambda first: function(self._rows(first)), prevent_cse=False)  # a loop does not merge what is made again
+        of_block = jax.checkpoint(lambda first: _by_query(function(self._rows(first))), prevent_cse=False)  # a loop does not merge what is made again
         blocks = jax.lax.map(of_block, jnp.arange(0, positions, self.block))
-        return jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])[:, :positions]
+        return _everywhere(jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])[:, :positions])
 
     def row(self, position: int) -> jax.Array:
         """One row of A, [B, N]: what a position speaks to."""
@@ -83,7 +83,7 @@ class Pairwise(flax.struct.PyTreeNode):
         there = ((index >= 0) & (index < positions))[:, None]  # beyond its edge the plane is 0 to the convolution
         index = index.clip(0, positions - 1)
         maps = [jnp.where(there, _attend(q[:, index], k, self.inside), 0) for q, k in zip(self.queries, self.keys, strict=True)]
-        rows = fuse(maps, self.fusion, halo=True) if self.fusion else maps[0]
+        rows = _by_query(fuse(maps, self.fusion, halo=True)) if self.fusion else maps[0]
         return _scaled(rows) if self.normalized else rows
 
 
@@ -150,6 +150,7 @@ class TaskAffinity(nn.Module):
                 query, key = query - _mean(query, keys), key - _mean(key, keys)
             if self.scale:
                 query *= channels**-0.5
+            query, key = _by_query(query), _everywhere(key)
             positions = height * width
             rows = max(int(self.block_mib * 2**20 / (_LIVE * 4 * batch * positions)), 1)
             blocks = -(-positions // rows)
@@ -159,7 +160,7 @@ class TaskAffinity(nn.Module):
         if self.unary:
             logits = nn.Dense(1, **init, name="m")(flat)[:, None, :, 0]
             attention = nn.softmax(_only(logits, keys))[:, 0]
-        value = nn.Dense(channels, **init, name="g")(flat)
+        value = _everywhere(nn.Dense(channels, **init, name="g")(flat))
         gathered = 0.0
         if affinity is not None:
             gathered += affinity.map_rows(lambda rows: rows @ value)
@@ -198,7 +199,7 @@ class _Weights(nn.Module):
 def fuse_pairwise(tasks: Sequence[Pairwise], weights: FusionWeights) -> Pairwise:
     """The tasks' pairwise affinities fused."""
     queries, keys = (tuple(x for task in tasks for x in getattr(task, side)) for side in ("queries", "keys"))
-    whole = None if tasks[0].whole is None else fuse([task.whole for task in tasks], weights)
+    whole = None if tasks[0].whole is None else _by_query(fuse([task.whole for task in tasks], weights))
     return Pairwise(queries, keys, tasks[0].inside, weights, whole, tasks[0].block)
 
 
@@ -214,7 +215,7 @@ def refine(
       gammas: scalar weights of the unary term, one a task.
     """
     batch, height, width, _ = predictions[0].shape
-    flat = jnp.concatenate(predictions, -1).reshape(batch, height * width, -1)
+    flat = _everywhere(jnp.concatenate(predictions, -1).reshape(batch, height * width, -1))
     refined = flat if affinity is None else affinity.map_rows(lambda rows: rows @ flat)
     if attention is not None:
         gamma = jnp.concatenate([jnp.broadcast_to(g, p.shape[-1:]) for g, p in zip(gammas, predictions, strict=True)])
@@ -226,11 +227,22 @@ def refine(
 
 def _attend(query: jax.Array, key: jax.Array, keys: jax.Array | None) -> jax.Array:
     """softmax_j(query_i . key_j): [B, R, D] and [B, N, D] -> [B, R, N]."""
-    return nn.softmax(_only(jnp.einsum("bid,bjd->bij", query, key), keys))
+    logits = jnp.einsum("bid,bjd->bij", query, key, preferred_element_type=jnp.float32)
+    return _by_query(nn.softmax(_only(logits, keys)).astype(query.dtype))
+
+
+def _by_query(rows: jax.Array) -> jax.Array:
+    """[B, R, ...], where a mesh has an axis for them, with its rows split over devices."""
+    return nn.with_logical_constraint(rows, ("photos", "queries", None))
+
+
+def _everywhere(values: jax.Array) -> jax.Array:
+    """[B, N, C], whole where rows are split: what they are multiplied with, and what comes of them."""
+    return nn.with_logical_constraint(values, ("photos", None, None))
 
 
 def _scaled(rows: jax.Array) -> jax.Array:
-    return rows / (rows.sum(-1, keepdims=True) + 1e-8)
+    return (rows / (rows.sum(-1, keepdims=True, dtype=jnp.float32) + 1e-8)).astype(rows.dtype)
 
 
 def _only(logits: jax.Array, keys: jax.Array | None) -> jax.Array:

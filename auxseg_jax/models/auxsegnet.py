@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from auxseg_jax import trees
 from auxseg_jax.grid import Grid
 from auxseg_jax.models import efficientnet_lite, resnet, resnet38, tiny
 from auxseg_jax.models.affinity import CrossTaskFusion, TaskAffinity, fuse, fuse_pairwise, refine
@@ -32,6 +33,7 @@ _NORMALISATION = {
     "tiny": {"mean": tiny.MEAN, "std": tiny.STD},
 }
 REFINE = ("none", "seg", "both")
+DTYPES = ("float32", "bfloat16")
 
 
 class TaskBranch(nn.Module):
@@ -77,6 +79,8 @@ class AuxSegNet(nn.Module):
       dropout: channel-wise rate before the classification layer; CAMs and the dense branches see features without it.
       affinity: pairwise, unary, cross_task, refine, whiten, scale, normalize_rows, block_mib (see README, "Switches").
       tasks: cls, sal: whether the branch is there.
+      dtype: of the computation, "float32" or "bfloat16"; softmax over positions and sums of rows stay float32. It takes parameters of
+        that type: see `cast`. Outputs are float32 but for the affinities.
 
     Call:
       image: float32 [B, H, W, 3], normalised for the backbone.
@@ -101,11 +105,18 @@ class AuxSegNet(nn.Module):
     dropout: float
     affinity: Any
     tasks: Any
+    dtype: str = "float32"
+
+    def cast(self, params: dict) -> dict:
+        """Parameters in the type of the computation, but for those of batch normalisation, whose small variances would suffer."""
+        flat = trees.flatten(params)
+        kept = {name for name in flat if f"{name.rpartition('/')[0]}/var" in flat}
+        return trees.unflatten({name: value if name in kept else value.astype(self.dtype) for name, value in flat.items()})
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, inside: jax.Array | None = None, dense: bool = True) -> dict[str, Any]:
         spec = dict(self.backbone)
-        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, inside, train)
+        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image.astype(self.dtype), inside, train)
         if inside is not None:
             inside = resize_nearest(inside, features.shape[1:3])
         outputs: dict[str, Any] = {}
@@ -123,7 +134,7 @@ class AuxSegNet(nn.Module):
         else:
             weight = inside[..., None].astype(dropped.dtype)
             pooled = (dropped * weight).sum((1, 2)) / jnp.maximum(weight.sum((1, 2)), 1)
-        return {"cls_logits": dense(pooled), "cam": dense(features)}
+        return _float32({"cls_logits": dense(pooled), "cam": dense(features)})
 
     def _segment(self, features, inside):
         switches = dict(self.affinity)
@@ -136,7 +147,7 @@ class AuxSegNet(nn.Module):
             embedded = TaskBranch(self.channels, self.dilations[:2], name=f"{task}_branch")(features, inside)
             enhanced, affinity, attention = TaskAffinity(**switches, name=f"{task}_affinity")(embedded, inside)
             rate = self.dilations[2] if self.head_conv else None
-            outputs[task] = {"initial": TaskHead(channels, rate, name=f"{task}_head")(enhanced, inside)}
+            outputs[task] = _float32({"initial": TaskHead(channels, rate, name=f"{task}_head")(enhanced, inside)})
             pairwise.append(affinity)
             unary.append(attention)
         # One task, or cross_task off: the segmentation task's own affinity serves.
@@ -159,6 +170,10 @@ class AuxSegNet(nn.Module):
             for task, prediction in zip(refined, predictions, strict=True):
                 outputs[task]["refined"] = prediction
         return outputs
+
+
+def _float32(outputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
 
 def final(predictions: dict[str, jax.Array]) -> jax.Array:

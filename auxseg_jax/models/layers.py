@@ -94,7 +94,7 @@ class FrozenBatchNorm(nn.Module):
         var = self.param("var", nn.initializers.ones, shape)
         scale, bias, mean, var = (lax.stop_gradient(p) for p in (scale, bias, mean, var))
         factor = scale * lax.rsqrt(var + self.epsilon)
-        return x * factor + (bias - mean * factor)
+        return x * factor.astype(x.dtype) + (bias - mean * factor).astype(x.dtype)
 
 
 class PointwiseConv(nn.Module):

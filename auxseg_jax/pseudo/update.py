@@ -83,7 +83,7 @@ def updated_labels(
         photo's image label, gives it a probability below this; 0 turns that off.
     """
     size = batch["image"].shape[1:3]
-    outputs = network.apply({"params": params["stage"]}, batch["image"], inside=batch["inside"])
+    outputs = network.apply({"params": network.cast(params["stage"])}, batch["image"], inside=batch["inside"])
     cells = outputs["cam"].shape[1:3]
     maps = 0.0
     for phase, weight in (("stage", 1 - classifier_weight), ("classifier", classifier_weight)):
@@ -139,7 +139,7 @@ def _given_saliency(batch: dict, maps: jax.Array) -> jax.Array:
 
 
 def _cam_of(network: nn.Module, params: dict) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    return lambda image, inside: network.apply({"params": params}, image, inside=inside, dense=False)["cam"]
+    return lambda image, inside: network.apply({"params": network.cast(params)}, image, inside=inside, dense=False)["cam"]
 
 
 def _to_uint8(probability: jax.Array) -> jax.Array:

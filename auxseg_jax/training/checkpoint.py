@@ -1,4 +1,7 @@
-"""Checkpoints of a phase: Orbax, asynchronous, the last one kept."""
+"""Checkpoints of a phase: Orbax, asynchronous, the last ones and that of the least loss kept."""
+
+import os
+import time
 
 import jax
 import orbax.checkpoint as ocp
@@ -6,19 +9,34 @@ from etils import epath
 from jax.sharding import Mesh
 
 from auxseg_jax import sharding
+from auxseg_jax.terminal import console
 from auxseg_jax.training.step import TrainState
 
 
-def _manager(directory: epath.PathLike) -> ocp.CheckpointManager:
-    path = epath.Path(directory).expanduser().resolve()
-    return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True))
+def _absolute(directory: epath.PathLike) -> epath.Path:
+    path = epath.Path(directory).expanduser()
+    return path if "://" in os.fspath(path) else path.resolve()
 
 
 class Checkpoints:
-    """Saves and restores the `TrainState` of one phase under `directory`. Use it as a context manager."""
+    """Saves and restores the `TrainState` of one phase under `directory`. Use it as a context manager.
 
-    def __init__(self, directory: epath.PathLike):
-        self._manager = _manager(directory)
+    Args:
+      directory: of the phase.
+      keep: the last so many are kept, and beside them the one of the least loss.
+    """
+
+    def __init__(self, directory: epath.PathLike, keep: int = 2):
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(get_metric_fn=lambda metrics: -metrics["loss"], n=1)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            best_fn=lambda metrics: metrics["loss"],
+            best_mode="min",
+            create=True,
+        )
+        self._directory = _absolute(directory)
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -27,28 +45,47 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.close()
 
-    def save(self, state: TrainState) -> None:
-        """Starts writing `state`; returns once it is copied off the devices."""
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state))
+    def save(self, state: TrainState, loss: float) -> float:
+        """Starts writing `state`; returns once it is copied off the devices, with the seconds that took."""
+        started = time.monotonic()
+        self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics={"loss": loss})
+        return time.monotonic() - started
 
     def restore(self, state: TrainState) -> TrainState:
-        """The last complete checkpoint in the layout of `state`, or `state` itself if there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return state
+        """The last checkpoint that can be read, in the layout of `state`, or `state` itself if there is none at all.
+
+        Broken ones are named, and removed.
+
+        Raises:
+          ValueError: there are checkpoints, and none can be read.
+        """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        broken = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
+                console.print(f"the checkpoint {self._directory / str(step)} cannot be read: {str(error).splitlines()[0]}", markup=False)
+                broken.append(step)
+                continue
+            for step_of_broken in broken:
+                self._manager.delete(step_of_broken)
+            if broken:
+                console.print(f"the one of step {step} is used", markup=False)
+            return restored
+        if broken:
+            raise ValueError(f"no checkpoint in {self._directory} can be read; remove that folder to begin the phase again")
+        return state
 
 
 def save_params(directory: epath.PathLike, params: dict) -> None:
     """Writes the final parameters of a phase to `directory`, replacing what is there."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(epath.Path(directory).expanduser().resolve(), params, force=True)
+        checkpointer.save(_absolute(directory), params, force=True)
 
 
 def load_params(directory: epath.PathLike, params: dict, mesh: Mesh) -> dict:
     """Reads what `save_params` wrote, in the shapes of `params` (arrays or shapes), onto the mesh."""
-    whole = sharding.replicated(mesh)
-    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params)
+    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, sharding.tree_sharding(params, mesh))
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(epath.Path(directory).expanduser().resolve(), target)
+        return checkpointer.restore(_absolute(directory), target)

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import sharding, trees
+from auxseg_jax import preemption, sharding, trees
 from auxseg_jax.terminal import progress
 from auxseg_jax.training.checkpoint import Checkpoints
 from auxseg_jax.training.step import TrainState
@@ -31,6 +31,7 @@ def fit(
     *,
     log_every: int,
     checkpoint_every: int,
+    keep: int,
 ) -> TrainState:
     """Trains from the last checkpoint under `directory`, or from `state`, up to `steps` updates.
 
@@ -38,18 +39,20 @@ def fit(
       name: of the phase, in logs and on the progress bar.
       state: of step 0 (donated).
       train_step: what `step.make_train_step` gave.
-      batches: start step -> iterator of numpy batches; the same steps always give the same batches.
+      batches: start step -> iterator of numpy batches, this host's rows; the same steps always give the same batches.
       steps: number of updates in all.
       directory: of the checkpoints.
       writer: of metrics; values are means over the last `log_every` steps.
       mesh: where batches go.
       log_every, checkpoint_every: in steps.
+      keep: the last checkpoints, so many.
 
     Raises:
+      Preempted: SIGTERM came; the last step is saved.
       NonFiniteError: names the step, the losses and the parameters whose gradients are not finite.
     """
     names = list(trees.flatten(state.params))
-    with Checkpoints(directory) as checkpoints:
+    with preemption.watched(), Checkpoints(directory, keep) as checkpoints:
         state = checkpoints.restore(state)
         start = int(state.step)
         if start >= steps:
@@ -64,16 +67,20 @@ def fit(
                 batch = sharding.put_batch(next(stream), mesh)
                 state, metrics = train_step(state, batch)
                 window.append(metrics)
-                if step % log_every == 0 or step % checkpoint_every == 0 or step == steps:
+                stop = preemption.asked(step)
+                save = stop or step % checkpoint_every == 0 or step == steps
+                if save or step % log_every == 0:
                     values = _drain(window, names, step)
-                    photos = len(window) * len(batch["image"])
+                    photos = len(window) * len(batch["image"])  # over all hosts
                     values["photos_per_second"] = photos / (time.monotonic() - began)
+                    note = f"{values['photos_per_second']:.0f} photos/s loss {values['loss']:.4f}"
+                    if save:
+                        values["checkpoint_seconds"] = checkpoints.save(state, values["loss"])
                     writer.scalars(name, step, values)
                     window, began = [], time.monotonic()
-                    note = f"{values['photos_per_second']:.0f} photos/s loss {values['loss']:.4f}"
-                    if step % checkpoint_every == 0 or step == steps:
-                        checkpoints.save(state)
                 bar.advance(1, note)
+                if stop:
+                    raise preemption.Preempted(f"{name} stopped by SIGTERM at step {step} of {steps}")
     return state
 
 

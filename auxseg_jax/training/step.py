@@ -28,8 +28,12 @@ class TrainState:
 def init_params(network: nn.Module, image_size: tuple[int, int], seed: int, mesh: Mesh) -> dict:
     """Freshly initialised parameters, made in place on the mesh."""
     image = jnp.zeros((1, *image_size, 3))
-    init = jax.jit(lambda key: network.init(key, image)["params"], out_shardings=sharding.replicated(mesh))
-    return init(jax.random.key(seed))
+
+    def init(key: jax.Array) -> dict:
+        return network.init(key, image)["params"]
+
+    key = jax.random.key(seed)
+    return jax.jit(init, out_shardings=sharding.tree_sharding(jax.eval_shape(init, key), mesh))(key)
 
 
 def create_state(params: dict, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
@@ -38,30 +42,34 @@ def create_state(params: dict, optimizer: optax.GradientTransformation, seed: in
     def make(params: dict, seed: jax.Array) -> TrainState:
         return TrainState(jnp.zeros((), jnp.int32), seed, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
-    return jax.jit(make, out_shardings=sharding.replicated(mesh))(params, np.uint32(seed))
+    shapes = jax.eval_shape(make, params, np.uint32(seed))
+    return jax.jit(make, out_shardings=sharding.tree_sharding(shapes, mesh))(params, np.uint32(seed))
 
 
 def make_train_step(
     network: nn.Module,
     optimizer: optax.GradientTransformation,
-    loss_function: Callable[[dict, dict], dict[str, jax.Array]],
+    loss_function: Callable[[dict, dict, dict], dict[str, jax.Array]],
     weights: dict[str, float],
     mesh: Mesh,
     *,
     dense: bool,
     frozen: Sequence[str],
+    accumulate: int = 1,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """The jitted step (state, batch) -> (state, metrics). The state is donated.
 
     Args:
       network, optimizer: what is trained and how.
-      loss_function: (outputs, batch) -> dict of named losses.
+      loss_function: (outputs, batch, counts of the whole batch) -> dict of named losses.
       weights: of `losses.total`.
-      mesh: batch is split over it.
+      mesh: batch and state are split over it, see `sharding`.
       dense: whether the network runs its dense branches.
       frozen: patterns of parameters without gradient; what only they need is never computed.
+      accumulate: parts of a batch, done one after the other, whose gradients add up to that of the batch.
 
-    Dropout's key is the state's seed folded with its step: were the seed a constant of the program, every stage would compile it anew.
+    Dropout's key is the state's seed folded with its step, and with the part if there are several: were the seed a constant of the program,
+    every stage would compile it anew.
     Metrics: every loss by name, "loss" their weighted sum, "grad_norm", and "grad_norms", the norm of each
     parameter's gradient in the order of `trees.flatten(params)`.
     """
@@ -69,18 +77,30 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         keep = trees.mask(state.params, frozen)
+        counts = losses_lib.counts(batch)
 
-        def compute_loss(params):
+        def compute_loss(params, batch, key):
             params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, keep)
+            params = sharding.gather(network.cast(params), mesh)
             outputs = network.apply({"params": params}, batch["image"], train=True, dense=dense, rngs={"dropout": key})
-            losses = loss_function(outputs, batch)
+            losses = loss_function(outputs, batch, counts)
             return losses_lib.total(losses, **weights), losses
 
-        (loss, losses), grads = jax.value_and_grad(compute_loss, has_aux=True)(state.params)
+        def gradients(batch: dict, key: jax.Array) -> tuple[dict, dict]:
+            (loss, losses), grads = jax.value_and_grad(compute_loss, has_aux=True)(state.params, batch, key)
+            return losses | {"loss": loss}, sharding.lay_out(grads, mesh)
+
+        with sharding.logical_axes(mesh):
+            if accumulate == 1:
+                losses, grads = gradients(batch, key)
+            else:
+                parts = sharding.split_batch(batch, accumulate, mesh), jax.random.split(key, accumulate)
+                zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradients, *jax.tree.map(lambda x: x[0], parts)))
+                (losses, grads), _ = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, gradients(*part)), None), zeros, parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         norms = jnp.stack([jnp.linalg.norm(g) for g in trees.flatten(grads).values()])
-        metrics = losses | {"loss": loss, "grad_norm": jnp.linalg.norm(norms), "grad_norms": norms}
-        return TrainState(state.step + 1, state.seed, optax.apply_updates(state.params, updates), opt_state), metrics
+        metrics = losses | {"grad_norm": jnp.linalg.norm(norms), "grad_norms": norms}
+        state = TrainState(state.step + 1, state.seed, optax.apply_updates(state.params, updates), opt_state)
+        return sharding.lay_out(state, mesh), metrics
 
-    whole = sharding.replicated(mesh)
-    return platform.jit(train_step, in_shardings=(whole, sharding.batch_sharding(mesh)), out_shardings=(whole, whole), donate_argnums=0)
+    return platform.jit(train_step, out_shardings=(None, sharding.replicated(mesh)), donate_argnums=0)
