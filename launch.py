@@ -4,6 +4,7 @@ python launch.py --config=configs/demo.py --workdir=workdirs/demo
 python launch.py --mode=predict --workdir=workdirs/demo --input='photos/*.jpg' --output=masks
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -77,6 +78,7 @@ def main(argv: list[str]) -> None:
     several = _DISTRIBUTED.value or _COORDINATOR.value is not None
     try:
         if several:
+            faulthandler.disable()  # where another process is gone JAX says so, and aborts: the stacks of all threads would bury it
             hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
             console.quiet = stdout.quiet = not hosts.is_first()
         preemption.install()
