@@ -21,9 +21,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: everything i
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "predict", "evaluate", "profile"],
+    ["train", "predict", "evaluate", "profile", "compile"],
     "train: run, or go on with, the whole method. predict: segment photos. evaluate: score a folder of label PNGs or CAMs. "
-    "profile: time the loader and the train step; with --input, the dense CRF.",
+    "profile: time the loader and the train step; with --input, the dense CRF. compile: what the config needs on devices that are not here.",
 )
 _INPUT = flags.DEFINE_string("input", None, "predict: the photos, a pattern such as 'DIR/*.jpg'. profile: one photo.")
 _POST = flags.DEFINE_bool("post", False, "predict: post-process, as config.post and config.crf of the workdir say (views, then the dense CRF).")
@@ -31,7 +31,10 @@ _SHOW = flags.DEFINE_list("show", [], "predict: what else to write: overlay, sal
 _POINT = flags.DEFINE_list("point", [], "predict: x,y in pixels, the pixel whose affinities --show=affinity draws.")
 _PREDICTIONS = flags.DEFINE_string("predictions", None, "evaluate: folder of <id>.png (labels), or of <id>.npy or <id>.npz (CAMs).")
 _SPLIT = flags.DEFINE_string("split", None, "evaluate: the split whose masks to score against; the config's val_split.")
-_OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks.")
+_OUTPUT = flags.DEFINE_string("output", None, "predict: folder for the masks. compile: file for all figures, as JSON.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "compile: v5e:4x4 and the like (also v5p, v6e; v5e:16x16*2 are two slices), or cpu:8.")
+_EFFORT = flags.DEFINE_enum("effort", "fast", ["fast", "full"], "compile: XLA's optimisation; fast is enough for memory and arithmetic.")
+_PROGRAMS = flags.DEFINE_list("programs", ["train", "cam", "update", "predict"], "compile: which, separated by commas.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of the run: JAX asks the cluster (TPU pod, SLURM, Kubernetes, MPI).")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "Join the other processes where there is no such cluster: host:port of the first.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.", lower_bound=1)
@@ -40,10 +43,18 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: the number
 
 _ONLY = {
     "input": ("predict", "profile"),
-    **dict.fromkeys(("output", "post", "show", "point"), ("predict",)),
+    "output": ("predict", "compile"),
+    "topology": ("compile",),
+    **dict.fromkeys(("post", "show", "point"), ("predict",)),
     **dict.fromkeys(("predictions", "split"), ("evaluate",)),
 }
-_NEEDS = {"train": ("config", "workdir"), "predict": ("workdir", "input", "output"), "evaluate": ("config", "predictions"), "profile": ("config",)}
+_NEEDS = {
+    "train": ("config", "workdir"),
+    "predict": ("workdir", "input", "output"),
+    "evaluate": ("config", "predictions"),
+    "profile": ("config",),
+    "compile": ("config", "topology"),
+}
 
 
 def _refuse(message: str) -> NoReturn:
@@ -70,7 +81,7 @@ def main(argv: list[str]) -> None:
     # After the flags, so that --help and mistakes answer at once.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody wants it ignored, as nohup does
         signal.signal(signal.SIGINT, _stop)
-    from auxseg_jax import hosts, platform, preemption, profile, stages
+    from auxseg_jax import aot, files, hosts, platform, preemption, profile, stages
     from auxseg_jax.report import table
     from auxseg_jax.terminal import console, stdout
     from auxseg_jax.training.loop import NonFiniteError
@@ -81,7 +92,8 @@ def main(argv: list[str]) -> None:
             faulthandler.disable()  # where another process is gone JAX says so, and aborts: the stacks of all threads would bury it
             hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
             console.quiet = stdout.quiet = not hosts.is_first()
-        preemption.install()
+        if _MODE.value == "train":
+            preemption.install()
         if _MODE.value == "predict":
             point = tuple(map(int, _POINT.value)) if _POINT.value else None
             count, faults = stages.predict_photos(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _POST.value, _SHOW.value, point)
@@ -91,6 +103,12 @@ def main(argv: list[str]) -> None:
             return
         if _MODE.value == "evaluate":
             stdout.print_json(data=stages.evaluate_folder(_CONFIG.value, _PREDICTIONS.value, _SPLIT.value))
+            return
+        if _MODE.value == "compile":
+            found = aot.run(_CONFIG.value, _TOPOLOGY.value, _EFFORT.value, tuple(_PROGRAMS.value))
+            aot.show(found, stdout)
+            if _OUTPUT.value:
+                files.write_json(_OUTPUT.value, found)
             return
         platform.set_compilation_cache(_CONFIG.value.compilation_cache)
         if _MODE.value == "profile":

@@ -15,6 +15,11 @@ from auxseg_jax.terminal import progress
 _WRITES_IN_FLIGHT = 256
 
 
+def jit(function: Callable, mesh: Mesh) -> Callable:
+    """`function` of `run`, every device of `mesh` doing its own photos."""
+    return platform.jit(sharding.by_photo(function, mesh), sharding.platform_of(mesh))
+
+
 def run(
     name: str,
     function: Callable[[dict, dict], dict[str, jax.Array]],
@@ -34,7 +39,7 @@ def run(
       write: runs in threads; its first exception ends the pass and is raised.
       mesh: where batches go; with several hosts this one's own devices (`sharding.local_mesh`), and `reader` its share of the photos.
     """
-    function = platform.jit(sharding.by_photo(function, mesh))
+    function = jit(function, mesh)
     params = sharding.to_local(params, mesh)
     with progress(name, reader.num_photos, unit="photo") as bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pending: set[concurrent.futures.Future] = set()

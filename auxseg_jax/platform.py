@@ -19,12 +19,12 @@ _COMPILER_OPTIONS = {
 }
 
 
-def jit(fun: Callable, **kwargs) -> Callable:
-    """`jax.jit` with the compiler options that the default backend needs.
+def jit(fun: Callable, platform: str | None = None, **kwargs) -> Callable:
+    """`jax.jit` with the compiler options that a platform needs; by default the default backend's.
 
     Starts the backend: call it where functions are built, not at import.
     """
-    return jax.jit(fun, compiler_options=_COMPILER_OPTIONS.get(jax.default_backend()), **kwargs)
+    return jax.jit(fun, compiler_options=_COMPILER_OPTIONS.get(platform or jax.default_backend()), **kwargs)
 
 
 def set_compilation_cache(directory: str) -> None:

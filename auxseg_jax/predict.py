@@ -40,6 +40,39 @@ def probabilities(
     return {task: sum(scores) / len(scores) for task, scores in seen.items() if scores}
 
 
+def labels_of(
+    params: dict,
+    batch: dict,
+    *,
+    network: nn.Module,
+    grid: Grid,
+    scales: Sequence[float],
+    flip: bool,
+    show: Collection[str] = (),
+    point: tuple[int, int] | None = None,
+    crf: Mapping[str, Any] | None = None,
+) -> dict[str, jax.Array]:
+    """What `segment` writes of a batch of whole photos, as arrays: labels, and the maps to show. See there."""
+    image, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
+    scores = probabilities(network, params, image, inside, grid, scales=scales, flip=flip)
+    if crf and crf["iterations"]:
+        sharpen = functools.partial(crf_lib.segmentation, **crf)
+        scores["seg"] = jax.vmap(sharpen)(colours(network, image), scores["seg"], inside)
+    maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
+    if "overlay" in show:
+        maps["photo"] = colours(network, image).astype(jnp.uint8)
+    if "saliency" in show and "sal" in scores:
+        maps["saliency"] = _grey(scores["sal"][..., 0])
+    if {"cam", "affinity"} & set(show):
+        outputs = network.apply({"params": network.cast(params)}, image, inside=inside)
+    if "cam" in show:
+        maps["cam"] = _grey(cam_lib.normalize(resize_bilinear(outputs["cam"], size)))
+        maps["present"] = jax.nn.sigmoid(outputs["cls_logits"]) > 0.5
+    if "affinity" in show:
+        maps["affinity"] = _grey(_row_at(outputs["affinity"], point, outputs["cam"].shape[1:3], size))
+    return maps
+
+
 def segment(
     name: str,
     network: nn.Module,
@@ -73,25 +106,7 @@ def segment(
     """
     output = epath.Path(output)
 
-    def predict(params: dict, batch: dict) -> dict[str, jax.Array]:
-        image, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
-        scores = probabilities(network, params, image, inside, reader.grid, scales=scales, flip=flip)
-        if crf and crf["iterations"]:
-            sharpen = functools.partial(crf_lib.segmentation, **crf)
-            scores["seg"] = jax.vmap(sharpen)(colours(network, image), scores["seg"], inside)
-        maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
-        if "overlay" in show:
-            maps["photo"] = colours(network, image).astype(jnp.uint8)
-        if "saliency" in show and "sal" in scores:
-            maps["saliency"] = _grey(scores["sal"][..., 0])
-        if {"cam", "affinity"} & set(show):
-            outputs = network.apply({"params": network.cast(params)}, image, inside=inside)
-        if "cam" in show:
-            maps["cam"] = _grey(cam_lib.normalize(resize_bilinear(outputs["cam"], size)))
-            maps["present"] = jax.nn.sigmoid(outputs["cls_logits"]) > 0.5
-        if "affinity" in show:
-            maps["affinity"] = _grey(_row_at(outputs["affinity"], point, outputs["cam"].shape[1:3], size))
-        return maps
+    labels = functools.partial(labels_of, network=network, grid=reader.grid, show=show, point=point, crf=crf, scales=scales, flip=flip)
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
         files.write_label_png(output / f"{key}.png", row["labels"])
@@ -103,7 +118,7 @@ def segment(
         for index in np.flatnonzero(row.get("present", ())):
             files.write_grey_png(output / "cam" / f"{key}.{classes[index + 1]}.png", row["cam"][..., index])
 
-    passes.run(name, predict, params, reader, write, mesh)
+    passes.run(name, labels, params, reader, write, mesh)
 
 
 def _grey(values: jax.Array) -> jax.Array:

@@ -53,6 +53,11 @@ def mesh_of(devices: Sequence[jax.Device], data: int, fsdp: int, model: int) -> 
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def platform_of(mesh: Mesh) -> str:
+    """ "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
 def local_mesh(mesh: Mesh) -> Mesh:
     """This host's devices of `mesh`, in a row."""
     mine = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]

@@ -36,6 +36,7 @@ from auxseg_jax import checks, files, hosts, platform, predict, sharding, trees
 from auxseg_jax.data import dataset as dataset_lib
 from auxseg_jax.data import loader
 from auxseg_jax.evaluation import metrics, score
+from auxseg_jax.grid import Grid
 from auxseg_jax.models import auxsegnet, pretrained
 from auxseg_jax.pseudo import update
 from auxseg_jax.report import manifest
@@ -214,6 +215,17 @@ def crf_options(config: ml_collections.ConfigDict, use: str) -> dict[str, Any]:
 def postprocessing(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Options of `predict.segment`: the views and the CRF of post-processing."""
     return dict(config.post, crf=crf_options(config, "segmentation"))
+
+
+def initial_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, grid: Grid) -> Callable:
+    """`update.initial_labels` with a config's options."""
+    return functools.partial(update.initial_labels, network=network, grid=grid, cam=dict(config.cam), fusion=dict(config.fuse))
+
+
+def updated_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, grid: Grid) -> Callable:
+    """`update.updated_labels` with a config's options."""
+    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf_options(config, "saliency"), **config.label_update)
+    return functools.partial(update.updated_labels, network=network, grid=grid, **options)
 
 
 def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigDict) -> dict:
@@ -397,9 +409,8 @@ def _fit(this: Run, name, directory, params, section, labels, loss_function, *, 
 
 
 def _initial_labels(this: Run, directory: epath.Path) -> dict[str, Any]:
-    config = this.config
     reader = this.reader(this.data.train_split)
-    labels_of = functools.partial(update.initial_labels, network=this.network, grid=reader.grid, cam=dict(config.cam), fusion=dict(config.fuse))
+    labels_of = initial_labels_of(this.config, this.network, reader.grid)
     update.write_labels("CAM and initial labels", labels_of, this.classifier_params(), reader, directory / "pseudo", this.local)
     return {}
 
@@ -413,10 +424,8 @@ def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
 
 
 def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
-    config = this.config
     reader = this.reader(this.data.train_split)
-    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf_options(config, "saliency"), **config.label_update)
-    labels_of = functools.partial(update.updated_labels, network=this.network, grid=reader.grid, **options)
+    labels_of = updated_labels_of(this.config, this.network, reader.grid)
     params = {"stage": this.stage_params(name), "classifier": this.classifier_params()}
     update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.local)
     return {}

@@ -27,6 +27,7 @@ ALLOWED = {
     "predict": LEAVES | {"models", "data", "passes", "pseudo"},
     "report": {"data"},
     "profile": LEAVES | {"checks", "stages", "data", "models", "training", "pseudo"},
+    "aot": LEAVES | {"checks", "stages", "data", "models", "training", "predict", "passes"},
     "checks": {"sharding", "data", "models", "training", "pseudo", "predict"},
     "stages": LEAVES | {"checks", "data", "models", "training", "pseudo", "evaluation", "predict", "report"},
 }

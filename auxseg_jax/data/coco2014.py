@@ -18,6 +18,7 @@ from etils import epath
 
 from auxseg_jax.data import listing
 
+NUM_CLASSES = 80
 COUNTS = {"train": 82783, "val": 40504}
 
 

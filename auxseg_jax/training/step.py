@@ -1,5 +1,6 @@
 """Train state and the one jitted train step, for the classifier phase and for the stages alike."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,12 +39,18 @@ def init_params(network: nn.Module, image_size: tuple[int, int], seed: int, mesh
 
 def create_state(params: dict, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """State of step 0 around `params`, which are copied: the step donates its state."""
+    places = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
+    return jax.jit(functools.partial(_new_state, optimizer), out_shardings=places)(params, np.uint32(seed))
 
-    def make(params: dict, seed: jax.Array) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), seed, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
-    shapes = jax.eval_shape(make, params, np.uint32(seed))
-    return jax.jit(make, out_shardings=sharding.tree_sharding(shapes, mesh))(params, np.uint32(seed))
+def abstract_state(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Shapes and places of the state around `params` (arrays or shapes)."""
+    shapes = jax.eval_shape(functools.partial(_new_state, optimizer), params, np.uint32(0))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding.tree_sharding(shapes, mesh))
+
+
+def _new_state(optimizer: optax.GradientTransformation, params: dict, seed: jax.Array) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), seed, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
 def make_train_step(
@@ -103,4 +110,4 @@ def make_train_step(
         state = TrainState(state.step + 1, state.seed, optax.apply_updates(state.params, updates), opt_state)
         return sharding.lay_out(state, mesh), metrics
 
-    return platform.jit(train_step, out_shardings=(None, sharding.replicated(mesh)), donate_argnums=0)
+    return platform.jit(train_step, sharding.platform_of(mesh), out_shardings=(None, sharding.replicated(mesh)), donate_argnums=0)
