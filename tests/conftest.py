@@ -9,11 +9,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import ml_collections
 import numpy as np
 import pytest
 from etils import epath
 
-from auxseg_jax import platform
+from auxseg_jax import platform, stages
+from configs import tiny
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -101,3 +103,21 @@ def compilation_cache(tmp_path_factory):
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def tiny_config(folder, **changes) -> ml_collections.ConfigDict:
+    config = tiny.get_config()
+    config.data.cache_dir = str(folder / "data")
+    config.compilation_cache = str(folder / "xla")
+    for key, value in changes.items():
+        section, field = key.split("__")
+        config[section][field] = value
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(workdir, results, config) of a run that went through without a stop."""
+    base = tmp_path_factory.mktemp("finished")
+    config = tiny_config(base)
+    return base / "run", stages.run(config, base / "run"), config

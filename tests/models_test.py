@@ -2,6 +2,7 @@
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +27,20 @@ def outputs_of(net, image, params=None, **kwargs):
 @pytest.fixture
 def image(rng):
     return rng.normal(size=(2, 23, 30, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0", "resnet38", "resnet50"])
+def test_every_backbone_computes_in_bfloat16(name):
+    """Shapes alone: float32 parameters, bfloat16 within (no product of both types), float32 predictions."""
+    backbone = MODEL["backbone"] if name == "tiny" else {"name": name}
+    net = network(backbone=backbone, dtype="bfloat16")
+    image = jax.ShapeDtypeStruct((1, 33, 33, 3), np.float32)
+    params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)["params"], image)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    outputs = jax.eval_shape(lambda p, x: net.apply({"params": net.cast(p)}, x), params, image)
+    assert outputs["affinity"].whole.dtype == jnp.bfloat16
+    predictions = {key: outputs[key] for key in ("cls_logits", "cam", "seg", "sal")}
+    assert {x.dtype for x in jax.tree.leaves(predictions)} == {np.dtype(np.float32)}
 
 
 def test_shapes_of_everything(image):

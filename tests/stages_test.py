@@ -10,10 +10,9 @@ import sys
 import time
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, tiny_config
 from PIL import Image
 
 from auxseg_jax import checks, files, profile, sharding, stages
@@ -23,27 +22,8 @@ from auxseg_jax.models import auxsegnet
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import crf
 from auxseg_jax.training import checkpoint, optimizer
-from configs import tiny
 
 CONFIGS = sorted(p.stem for p in (REPOSITORY / "configs").glob("*.py") if p.stem not in ("common", "__init__"))
-
-
-def tiny_config(folder, **changes) -> ml_collections.ConfigDict:
-    config = tiny.get_config()
-    config.data.cache_dir = str(folder / "data")
-    config.compilation_cache = str(folder / "xla")
-    for key, value in changes.items():
-        section, field = key.split("__")
-        config[section][field] = value
-    return config
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """(workdir, results, config) of a run that went through without a stop."""
-    base = tmp_path_factory.mktemp("finished")
-    config = tiny_config(base)
-    return base / "run", stages.run(config, base / "run"), config
 
 
 def test_the_workdir_holds_what_the_readme_says(finished):
@@ -125,7 +105,7 @@ def wait_for(condition, process, seconds=240):
 
 
 @pytest.mark.slow
-def test_kill_9_anywhere_and_the_same_command_ends_with_the_same_numbers(finished, tmp_path):
+def test_sigterm_and_kill_9_anywhere_and_the_same_command_ends_with_the_same_numbers(finished, tmp_path):
     reference, results, config = finished
     workdir = tmp_path / "run"
     command = ("--config=configs/tiny.py", f"--workdir={workdir}", *folders(config))
@@ -135,6 +115,11 @@ def test_kill_9_anywhere_and_the_same_command_ends_with_the_same_numbers(finishe
         lambda: any((workdir / "cam/pseudo/segmentation").glob("*.png")),  # while labels are written
         lambda: "stage_01" in log.read_text(),
     )
+    process = launch(*command)
+    wait_for(lambda: log.exists() and log.read_text(), process)
+    process.send_signal(signal.SIGTERM)  # what a cluster sends before it takes a machine away
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143 and "classifier stopped by SIGTERM at step" in output, output
     for moment in moments:
         process = launch(*command)
         wait_for(moment, process)

@@ -12,7 +12,7 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
-from auxseg_jax import sharding, trees
+from auxseg_jax import preemption, sharding, trees
 from auxseg_jax.models import auxsegnet
 from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
 from auxseg_jax.training.writer import Writer
@@ -190,6 +190,58 @@ def test_two_steps_a_stop_and_two_steps_are_four_steps_bit_for_bit(tmp_path):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"phase", "loss", "loss_seg_refined", "grad_norm", "photos_per_second"} <= set(lines[0])
     assert list((tmp_path / "whole" / "tensorboard").iterdir())
+
+
+def break_checkpoint(folder):
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
+    whole = fit(tmp_path)
+    folder = tmp_path / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"2", "4"}
+    break_checkpoint(folder / "4")
+    again = fit(tmp_path)
+    said = capsys.readouterr().err
+    assert f"the checkpoint {folder / '4'} cannot be read: " in said and "the one of step 2 is used" in said
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(again))
+    for name in ("2", "4"):
+        break_checkpoint(folder / name)
+    with pytest.raises(ValueError, match=f"no checkpoint in {folder} can be read; remove that folder"):
+        fit(tmp_path)
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    *_, state, _ = setup()
+    with checkpoint.Checkpoints(tmp_path, keep=2) as checkpoints:
+        for number, loss in enumerate((1.0, 0.1, 0.5, 0.7, 0.6), 1):
+            assert checkpoints.save(state.replace(step=jnp.asarray(number)), loss) >= 0
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "4", "5"}
+
+
+def test_a_state_is_restored_onto_another_mesh(tmp_path, monkeypatch):
+    *_, state, _ = setup()
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 1.0)
+    monkeypatch.setattr(sharding, "_WORTH", 1)
+    *_, other, _ = setup((2, 4, 1))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        found = checkpoints.restore(jax.tree.map(jnp.zeros_like, other))
+    assert jax.tree.map(lambda x: x.sharding, found) == jax.tree.map(lambda x: x.sharding, other)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))
+
+
+def test_sigterm_saves_the_step_it_came_at(tmp_path, monkeypatch):
+    whole = fit(tmp_path / "whole")
+    steps = iter((False, False, True))
+    with monkeypatch.context() as patch:
+        patch.setattr(preemption, "asked", lambda step: next(steps))
+        with pytest.raises(preemption.Preempted, match="phase stopped by SIGTERM at step 3 of 4"):
+            fit(tmp_path / "halves")
+    assert "3" in {path.name for path in (tmp_path / "halves/checkpoints").iterdir()}
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(fit(tmp_path / "halves")))
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):

@@ -116,7 +116,9 @@ class AuxSegNet(nn.Module):
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, inside: jax.Array | None = None, dense: bool = True) -> dict[str, Any]:
         spec = dict(self.backbone)
-        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image.astype(self.dtype), inside, train)
+        if not self.is_initializing():  # then parameters are float32
+            image = image.astype(self.dtype)
+        features = BACKBONES[spec.pop("name")](**spec, name="backbone")(image, inside, train)
         if inside is not None:
             inside = resize_nearest(inside, features.shape[1:3])
         outputs: dict[str, Any] = {}

@@ -1,0 +1,85 @@
+"""Compiling for devices that are not here: 8 of the CPU; and a TPU where libtpu is installed."""
+
+import importlib.util
+
+import pytest
+
+from auxseg_jax import aot
+from configs import tiny
+
+
+def config_of(**mesh):
+    config = tiny.get_config()
+    config.mesh.update({"data": -1} | mesh)
+    return config
+
+
+HLO = """
+ENTRY %main () -> f32[] {
+  %a = f32[100]{0} all-reduce(%x), replica_groups=[1,8]<=[8], to_apply=%add
+  %b = (f32[10]{0}, bf16[10]{0}) all-reduce(%x, %y), replica_groups={}, to_apply=%add
+  %c = (f32[25]{0}, f32[100]{0}) all-gather-start(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  %d = f32[100]{0} all-gather-done(%c)
+  %e = f32[50]{0} reduce-scatter(%x), replica_groups={{0,1},{2,3}}, dimensions={0}
+  %f = f32[7]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
+}
+"""
+
+
+def test_messages_are_counted():
+    found = aot.collectives(HLO, 8)
+    assert found == {
+        "all-reduce": {"count": 2, "bytes": 460, "sent_bytes": 805},  # 2 * 7/8
+        "all-gather": {"count": 1, "bytes": 400, "sent_bytes": 300},
+        "reduce-scatter": {"count": 1, "bytes": 200, "sent_bytes": 200},
+        "collective-permute": {"count": 1, "bytes": 28, "sent_bytes": 28},
+    }
+
+
+@pytest.mark.slow
+def test_eight_devices_of_the_cpu(monkeypatch, capsys):
+    monkeypatch.setattr(aot.jax.config, "update", lambda name, value: None)  # of this process, which goes on
+    found = aot.run(config_of(fsdp=2), "cpu:8", programs=("train", "predict"))
+    assert found["chips"] == 8 and found["mesh"] == {"data": 4, "fsdp": 2, "model": 1}
+    train, predict = found["programs"]["train"], found["programs"]["predict"]
+    assert train["flops"] > 0 and train["memory_bytes"] >= train["argument_bytes"] > 0 and train["fits"] is None
+    assert train["collectives"]["all-reduce"]["count"] >= 1 and not predict["collectives"]  # photos are alone
+    whole = aot.run(config_of(), "cpu:1", programs=("train",))["programs"]["train"]
+    assert 0.8 < 8 * train["flops"] / whole["flops"] < 1.3  # a batch of 8, one photo a device
+    aot.show(found, aot.rich.console.Console(width=200))
+    assert "cpu:8: 8 devices, data 4 x fsdp 2 x model 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("topology", "options", "message"),
+    [
+        ("v9:4x4", {}, "it is one of v5e, v5p, v6e or cpu"),
+        ("cpu:x", {}, "cpu:N takes the number of devices"),
+        ("cpu:8", {"effort": "much"}, "is not one of fast, full"),
+        ("cpu:8", {"programs": ("dream",)}, "there is no program 'dream'"),
+        ("cpu:6", {}, "the batch size 8 is not a multiple of 6"),
+    ],
+)
+def test_what_cannot_be_compiled_is_said(topology, options, message):
+    with pytest.raises(ValueError, match=message):
+        aot.run(config_of(), topology, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_tpu(monkeypatch):
+    config = config_of()
+    config.stages.batch_size = 8
+    updates = {}
+    update = aot.jax.config.update
+    monkeypatch.setattr(aot.jax.config, "update", lambda name, value: updates.setdefault(name, value))
+    update("jax_optimization_level", "O0")
+    try:
+        found = aot.run(config, "v5e:2x2*2", programs=("train",))
+    finally:
+        update("jax_optimization_level", "UNKNOWN")
+    train = found["programs"]["train"]
+    assert found["chips"] == 8 and train["fits"] is True and 0 < train["utilization"] <= 1
+    assert updates == {"jax_platforms": "cpu", "jax_optimization_level": "O0", "jax_enable_compilation_cache": False}
+    with pytest.raises(ValueError, match="it needs libtpu"):
+        aot.run(config, "v5e:3x77")

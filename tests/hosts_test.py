@@ -1,0 +1,92 @@
+"""Two processes of one run, on this machine: the same numbers as one, and what is left when one of them goes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY
+
+from auxseg_jax import hosts
+
+DEVICES = 4
+
+
+def start(*arguments):
+    """The two processes, with 4 devices each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    return [
+        subprocess.Popen(
+            [sys.executable, "launch.py", *arguments, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={index}"],
+            cwd=REPOSITORY,
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
+    reference, results, config = finished
+    workdir = tmp_path / "run"
+    command = ("--config=configs/tiny.py", f"--config.mesh.data={2 * DEVICES}", f"--config.data.cache_dir={config.data.cache_dir}")
+    command += (f"--config.compilation_cache={config.compilation_cache}", f"--workdir={workdir}")
+    log = workdir / "metrics.jsonl"
+
+    first, second = start(*command)
+    while not (log.exists() and len(log.read_text().splitlines()) >= 3):
+        assert first.poll() is None and second.poll() is None, first.stdout.read() + second.stdout.read()
+        time.sleep(0.05)
+    second.kill()
+    killed = time.monotonic()
+    output = first.communicate(timeout=120)[0]
+    assert first.returncode != 0 and time.monotonic() - killed < 60
+    assert "another task died" in output or "another process of the run is gone" in output, output
+    second.communicate()
+
+    both = start(*command)
+    outputs = [process.communicate(timeout=400)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+    assert "Results, percent" in outputs[0] and "Results, percent" not in outputs[1]
+    found = json.loads((workdir / "results.json").read_text())
+    for key in ("classifier", "pseudo", "stages", "final", "cam_sweep"):
+        for (name, ours), theirs in zip(leaves(found[key]), leaves(results[key]), strict=True):
+            assert ours == pytest.approx(theirs[1], abs=0.05), (key, name)  # percent
+    assert found["manifest"]["processes"] == 2
+    steps = [(line["phase"], line["step"]) for line in map(json.loads, log.read_text().splitlines())]
+    assert steps == [(line["phase"], line["step"]) for line in map(json.loads, (reference / "metrics.jsonl").read_text().splitlines())]
+    names = {path.relative_to(workdir) for path in workdir.rglob("*.png")}
+    assert names == {path.relative_to(reference) for path in reference.rglob("*.png")}
+
+
+def leaves(value, name=""):
+    if isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(entry, f"{name}/{key}")
+    else:
+        yield name, value
+
+
+def test_one_process_needs_no_others():
+    assert hosts.is_first() and hosts.share() == (0, 1) and hosts.agreed(True) and not hosts.agreed(False)
+    values = {"a": np.arange(3), "b": 2.5}
+    assert hosts.total(values) is values and hosts.concatenated(values["a"]) is values["a"]
+    assert hosts.first_alone(lambda: 7) == 7
+    with pytest.raises(KeyError):
+        hosts.first_alone(lambda: {}["absent"])
+
+
+def test_flags_of_several_processes_go_together():
+    command = [sys.executable, "launch.py", "--config=configs/tiny.py", "--workdir=unused", "--coordinator=127.0.0.1:1"]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 1 and "--coordinator, --processes and --process go together" in ended.stderr
