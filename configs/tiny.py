@@ -21,6 +21,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.classifier.update({"epochs": 4, "lr": 1e-3})
     config.stages.update({"count": 2, "epochs": 2, "lr": 1e-3})
     config.log.update({"log_every": 1, "checkpoint_every": 2})
-    config.cam.scales = (1.0, 1.5)
+    config.cam.scales = config.label_update.scales = (1.0, 1.5)
     config.post.scales = (1.0,)
     return config

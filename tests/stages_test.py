@@ -327,6 +327,7 @@ def test_profile_of_the_crf(tmp_path, monkeypatch, rng):
 def test_the_loop_runs_with_every_kind_of_affinity_from_one_classifier(finished, tmp_path, changes):
     config = tiny_config(finished[0].parent, stages__count=1, stages__epochs=1, **changes)
     config.crf.saliency.iterations = config.crf.segmentation.iterations = 0  # does not see the network
+    config.label_update.update({"scales": (1.0,), "flip": False})  # every view is compiled
     for phase in ("classifier", "cam"):
         shutil.copytree(finished[0] / phase, tmp_path / "run" / phase)
     results = stages.run(config, tmp_path / "run")
@@ -405,7 +406,8 @@ def test_variants_of_msrc_that_there_are_not(argument, message):
 def test_every_config_starts(name, tmp_path):
     """One classifier step, CAMs, one stage step, update, evaluation: with the config's own network, on four small photos."""
     config = importlib.import_module(f"configs.{name}").get_config()
-    config.compilation_cache = ""
+    config.compilation_cache, config.mesh.data = "", 1
+    config.crf.segmentation.iterations = 0  # it would be compiled, for every config alike
     config.data = {"builder": "shapes", "train_split": "train", "val_split": "val", "cache_dir": str(tmp_path / "data")}
     config.data.update({"seed": 0, "sizes": ((48, 64),), "train_photos": 8, "val_photos": 8})
     config.augment.crop = 48
@@ -503,8 +505,9 @@ def test_real_photos(msrc, tmp_path):
     config.augment.crop = 64
     config.classifier.update({"epochs": 1, "batch_size": 16})
     config.stages.update({"count": 1, "epochs": 1, "batch_size": 16})
-    config.post.flip = False
-    config.eval.max_buckets = 1
+    config.post.update({"scales": (1.0,), "flip": False})
+    config.crf.segmentation.iterations = 0
+    config.mesh.data = config.eval.max_buckets = 1
     results = stages.run(config, tmp_path / "run")
     assert results["manifest"]["data"]["classes"][0] == "background"
     assert results["pseudo"][0]["saliency_max_f"] > 80  # of the off-the-shelf maps: they and the masks belong together
