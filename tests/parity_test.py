@@ -178,7 +178,7 @@ def test_inner_activations(case, compare):
     _, modules = case.ours
     relu = jax.nn.relu
     maps = [modules[f"{task}_affinity"][1].whole for task in ("seg", "sal")]
-    hidden, gate = affinity._gate(jnp.stack(maps, -1), modules["cross_pairwise"], halo=False)
+    hidden, gate = (jnp.stack(planes, -1) for planes in affinity._gates(maps, modules["cross_pairwise"], halo=False))
     taps = {"conv6": modules["backbone"], "cross_att0": hidden, "cross_w": gate}
     for task in ("seg", "sal"):
         enhanced, pairwise, _ = modules[f"{task}_affinity"]

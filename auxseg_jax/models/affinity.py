@@ -9,6 +9,8 @@ it is made of, and its rows are made in blocks where they are used, and made aga
 block, they are made once.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -95,16 +97,28 @@ def fuse(maps: Sequence[jax.Array], weights: FusionWeights, halo: bool = False) 
       weights: of the gate.
       halo: the maps have one row more at both ends, which the convolution sees and the result leaves out.
     """
-    stacked = jnp.stack(maps, axis=-1)
-    _, gate = _gate(stacked, weights, halo)
-    return (gate * (stacked[:, 1:-1] if halo else stacked)).sum(-1)
+    _, gates = _gates(maps, weights, halo)
+    return sum(gate * (plane[:, 1:-1] if halo else plane) for gate, plane in zip(gates, maps, strict=True))
 
 
-def _gate(stacked: jax.Array, weights: FusionWeights, halo: bool) -> tuple[jax.Array, jax.Array]:
-    """What the 3x3 convolution gives, and the gate G [B, R, N, T]."""
-    padding = ((0, 0) if halo else (1, 1), (1, 1))
-    hidden = jax.lax.conv_general_dilated(stacked, weights.kernel_3x3, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return hidden, nn.softmax((nn.relu(hidden)[..., None] * weights.kernel_1x1).sum(-2) + weights.bias)
+def _gates(maps: Sequence[jax.Array], weights: FusionWeights, halo: bool) -> tuple[list[jax.Array], list[jax.Array]]:
+    """What the 3x3 convolution gives, and the gate: a plane [B, R, N] each task.
+
+    The convolution is a sum of shifted planes: of a real one with so few channels most of a matrix unit, and of a padded layout, would be empty.
+    """
+    rows, columns = maps[0].shape[1] - 2 * halo, maps[0].shape[2]
+    padded = [jnp.pad(plane, ((0, 0), (0, 0) if halo else (1, 1), (1, 1))) for plane in maps]
+    tasks = range(len(maps))
+
+    def convolved(output: int) -> jax.Array:
+        taps = itertools.product(range(3), range(3), tasks)
+        return sum(padded[t][:, i : i + rows, j : j + columns] * weights.kernel_3x3[i, j, t, output] for i, j, t in taps)
+
+    hidden = [convolved(task) for task in tasks]
+    logits = [sum(nn.relu(hidden[s]) * weights.kernel_1x1[s, t] for s in tasks) + weights.bias[t] for t in tasks]
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logits))
+    exponentials = [jnp.exp(logit - largest) for logit in logits]
+    return hidden, [e / sum(exponentials) for e in exponentials]
 
 
 class TaskAffinity(nn.Module):
