@@ -247,20 +247,24 @@ def _shape_bytes(dtype: str, dimensions: str) -> int:
 
 
 def _largest(hlo: str, count: int = 5) -> list[dict[str, Any]]:
-    entry = hlo[hlo.rindex("\nENTRY ") :]
-    found = {}
-    for line in entry.splitlines():
-        match = re.match(r"\s*(?:ROOT )?%?\S+ = (\w+)\[([\d,]+)\](\{\S*\})? (?!get-tuple-element|parameter|bitcast)", line)
-        if match:
-            dtype, dimensions, layout = match[1], [int(n) for n in match[2].split(",")], match[3] or ""
-            order = [int(n) for n in re.findall(r"\d+", layout.split(":")[0])] or list(range(len(dimensions)))[::-1]
-            tile = re.search(r":T\(([\d,]+)\)", layout)
-            for minor, part in zip(order, reversed([int(n) for n in tile[1].split(",")]) if tile else (), strict=False):
-                dimensions[minor] = -(-dimensions[minor] // part) * part
+    found: dict[str, dict[str, Any]] = {}
+    for line in hlo[hlo.rindex("\nENTRY ") :].splitlines():
+        match = re.match(r"\s*(?:ROOT )?%?\S+ = (.*?) (?!get-tuple-element|parameter|bitcast|tuple)[a-z][\w-]*\(", line)
+        for dtype, dimensions, layout in re.findall(r"(\w+)\[([\d,]+)\](\{[^}]*\})?", match[1]) if match else ():
             name = re.search(r'op_name="([^"]*)"', line)
-            key = f"{dtype}[{match[2]}]{layout}"
-            found.setdefault(key, {"bytes": _shape_bytes(dtype, ",".join(map(str, dimensions))), "shape": key, "operation": name[1] if name else ""})
+            size = _padded_bytes(dtype, [int(n) for n in dimensions.split(",")], layout)
+            shape = f"{dtype}[{dimensions}]{layout}"
+            found.setdefault(shape, {"bytes": size, "shape": shape, "operation": name[1] if name else ""})
     return sorted(found.values(), key=lambda result: -result["bytes"])[:count]
+
+
+def _padded_bytes(dtype: str, dimensions: list[int], layout: str) -> int:
+    """As the device keeps it: {1,0:T(8,128)} is a layout whose last two dimensions are padded to multiples of 8 and 128."""
+    order = [int(n) for n in re.findall(r"\d+", layout.split(":")[0])] or list(range(len(dimensions)))[::-1]
+    tile = re.search(r":T\(([\d,]+)\)", layout)
+    for minor, part in zip(order, reversed([int(n) for n in tile[1].split(",")]) if tile else (), strict=False):
+        dimensions[minor] = -(-dimensions[minor] // part) * part
+    return _shape_bytes(dtype, ",".join(map(str, dimensions)))
 
 
 def show(found: dict[str, Any], console: rich.console.Console) -> None:

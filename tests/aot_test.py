@@ -36,6 +36,21 @@ def test_messages_are_counted():
     }
 
 
+def test_results_are_as_large_as_the_device_keeps_them():
+    hlo = """
+ENTRY %main () -> f32[] {
+  %a = f32[3,100]{1,0:T(8,128)} add(%x, %y), metadata={op_name="sum"}
+  %b = (bf16[2,130]{0,1:T(8,128)(2,1)}, f32[7]) fusion(%a)
+  %c = f32[999]{0} get-tuple-element(%b)
+}
+"""
+    assert aot._largest(hlo) == [
+        {"bytes": 136 * 128 * 2, "shape": "bf16[2,130]{0,1:T(8,128)(2,1)}", "operation": ""},
+        {"bytes": 8 * 128 * 4, "shape": "f32[3,100]{1,0:T(8,128)}", "operation": "sum"},
+        {"bytes": 28, "shape": "f32[7]", "operation": ""},
+    ]
+
+
 @pytest.mark.slow
 def test_eight_devices_of_the_cpu(monkeypatch, capsys):
     monkeypatch.setattr(aot.jax.config, "update", lambda name, value: None)  # of this process, which goes on

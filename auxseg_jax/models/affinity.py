@@ -132,8 +132,7 @@ class TaskAffinity(nn.Module):
       whiten: subtract the spatial mean from theta and phi (DNL).
       scale: divide theta . phi by sqrt(D).
       block_mib: memory in MiB for the affinities of a batch, their fusion and its gradient: what does not fit is made in blocks of
-        rows. It does not change what is computed. The batch is what one program sees: all of it in a jitted training step,
-        a device's share in a pass over photos.
+        rows. It does not change what is computed. The batch is what is traced; where devices share it, see `AuxSegNet.shared_by`.
 
     Call:
       features: E [B, h, w, D].

@@ -113,6 +113,11 @@ class AuxSegNet(nn.Module):
         kept = {name for name in flat if f"{name.rpartition('/')[0]}/var" in flat}
         return trees.unflatten({name: value if name in kept else value.astype(self.dtype) for name, value in flat.items()})
 
+    def shared_by(self, devices: int) -> "AuxSegNet":
+        """The same network where so many devices share a batch: `affinity.block_mib` is meant for one of them."""
+        block_mib = self.affinity.get("block_mib", TaskAffinity.block_mib)
+        return self.clone(affinity={**self.affinity, "block_mib": devices * block_mib})
+
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False, inside: jax.Array | None = None, dense: bool = True) -> dict[str, Any]:
         spec = dict(self.backbone)

@@ -81,6 +81,8 @@ def make_train_step(
     parameter's gradient in the order of `trees.flatten(params)`.
     """
 
+    network = network.shared_by(mesh.size)
+
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         keep = trees.mask(state.params, frozen)
