@@ -4,6 +4,7 @@ python launch.py --config=configs/demo.py --workdir=workdirs/demo
 python launch.py --mode=predict --workdir=workdirs/demo --input='photos/*.jpg' --output=masks
 """
 
+import errno
 import faulthandler
 import os
 import signal
@@ -120,7 +121,9 @@ def main(argv: list[str]) -> None:
         _end(f"{error}; the same command goes on from {_WORKDIR.value}", preemption.EXIT_CODE, at_once=several)
     except Exception as error:
         if isinstance(error, ValueError | OSError | NonFiniteError) and _is_ours(error):
-            _end(f"error: {error}", 1, at_once=several)
+            full = f": {_WORKDIR.value}" if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+            # of a run, at once: libraries that cannot finish what they write would fill the screen
+            _end(f"error: {error}{full}", 1, at_once=several or _MODE.value == "train")
         if not several:
             raise
         traceback.print_exc()

@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -11,6 +13,10 @@ from jax.sharding import Mesh
 from auxseg_jax import sharding
 from auxseg_jax.terminal import console
 from auxseg_jax.training.step import TrainState
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
@@ -41,15 +47,23 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self._manager.wait_until_finished()
+    def __exit__(self, kind, *exception) -> None:
+        if kind is None:
+            self._written(self._manager.wait_until_finished)
         self._manager.close()
 
     def save(self, state: TrainState, loss: float) -> float:
         """Starts writing `state`; returns once it is copied off the devices, with the seconds that took."""
         started = time.monotonic()
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics={"loss": loss})
+        self._written(lambda: self._manager.save(int(state.step), args=ocp.args.StandardSave(state), metrics={"loss": loss}))
         return time.monotonic() - started
+
+    def _written(self, work: Callable[[], Any]) -> None:
+        """Does what may fail because of this checkpoint or of the one that is still being written."""
+        try:
+            work()
+        except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
+            raise OSError(f"a checkpoint in {self._directory} cannot be written: {_first_line(error)}") from error
 
     def restore(self, state: TrainState) -> TrainState:
         """The last checkpoint that can be read, in the layout of `state`, or `state` itself if there is none at all.
@@ -65,7 +79,7 @@ class Checkpoints:
             try:
                 restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
             except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
-                console.print(f"the checkpoint {self._directory / str(step)} cannot be read: {str(error).splitlines()[0]}", markup=False)
+                console.print(f"the checkpoint {self._directory / str(step)} cannot be read: {_first_line(error)}", markup=False)
                 broken.append(step)
                 continue
             for step_of_broken in broken:
