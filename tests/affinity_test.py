@@ -98,7 +98,7 @@ def test_cross_task_fusion(rng):
             expected[i, j] = gate @ stacked[i, j]
     assert np.ptp(expected.sum(1)) > 1e-3  # rows no longer sum to one value
     np.testing.assert_allclose(found[0], expected, **TOLERANCE)
-    with_halo = affinity.fuse([np.pad(m, ((0, 0), (1, 1), (0, 0))) for m in maps], weights, halo=True)
+    with_halo = affinity.fuse([np.pad(m, ((0, 0), (1, 1), (0, 0))) for m in maps], weights, True)
     np.testing.assert_allclose(with_halo[0], expected, **TOLERANCE)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from auxseg_jax.models.layers import uniform_init
 
-_LIVE = 20  # maps as large as A that fusing two tasks and its gradient hold at once (forward alone: 8); one task takes less
+_LIVE = 12  # maps as large as A that fusing two tasks and its gradient hold at once (forward alone: 4); one task takes less
 _NEVER = -1e9  # logit of a position outside the photo; exp of it is exactly 0 in float32
 
 
@@ -85,12 +85,15 @@ class Pairwise(flax.struct.PyTreeNode):
         there = ((index >= 0) & (index < positions))[:, None]  # beyond its edge the plane is 0 to the convolution
         index = index.clip(0, positions - 1)
         maps = [jnp.where(there, _attend(q[:, index], k, self.inside), 0) for q, k in zip(self.queries, self.keys, strict=True)]
-        rows = _by_query(fuse(maps, self.fusion, halo=True)) if self.fusion else maps[0]
+        rows = _by_query(fuse(maps, self.fusion, True)) if self.fusion else maps[0]
         return _scaled(rows) if self.normalized else rows
 
 
-def fuse(maps: Sequence[jax.Array], weights: FusionWeights, halo: bool = False) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def fuse(maps: list[jax.Array], weights: FusionWeights, halo: bool = False) -> jax.Array:
     """sum_t G_t * map_t with the gate G = softmax_t(conv1x1(relu(conv3x3(maps)))). Rows of the fused map no longer sum to 1.
+
+    Its gradient keeps the maps alone and makes the rest again: what is made on the way is several times as large.
 
     Args:
       maps: [B, R, N] of each task, rows of the N x N plane on which the 3x3 convolution runs; or unary ones [B, h, w].
@@ -98,27 +101,69 @@ def fuse(maps: Sequence[jax.Array], weights: FusionWeights, halo: bool = False) 
       halo: the maps have one row more at both ends, which the convolution sees and the result leaves out.
     """
     _, gates = _gates(maps, weights, halo)
-    return sum(gate * (plane[:, 1:-1] if halo else plane) for gate, plane in zip(gates, maps, strict=True))
+    return sum(gate * plane for gate, plane in zip(gates, _inner(maps, halo), strict=True))
 
 
-def _gates(maps: Sequence[jax.Array], weights: FusionWeights, halo: bool) -> tuple[list[jax.Array], list[jax.Array]]:
+def _inner(maps: list[jax.Array], halo: bool) -> list[jax.Array]:
+    return [plane[:, 1:-1] if halo else plane for plane in maps]
+
+
+def _gates(maps: list[jax.Array], weights: FusionWeights, halo: bool) -> tuple[list[jax.Array], list[jax.Array]]:
     """What the 3x3 convolution gives, and the gate: a plane [B, R, N] each task.
 
     The convolution is a sum of shifted planes: of a real one with so few channels most of a matrix unit, and of a padded layout, would be empty.
     """
-    rows, columns = maps[0].shape[1] - 2 * halo, maps[0].shape[2]
-    padded = [jnp.pad(plane, ((0, 0), (0, 0) if halo else (1, 1), (1, 1))) for plane in maps]
     tasks = range(len(maps))
-
-    def convolved(output: int) -> jax.Array:
-        taps = itertools.product(range(3), range(3), tasks)
-        return sum(padded[t][:, i : i + rows, j : j + columns] * weights.kernel_3x3[i, j, t, output] for i, j, t in taps)
-
-    hidden = [convolved(task) for task in tasks]
+    shifted = _shifted(maps, halo)
+    taps = list(itertools.product(range(3), range(3), tasks))
+    hidden = [sum(shifted(i, j, t) * weights.kernel_3x3[i, j, t, output] for i, j, t in taps) for output in tasks]
     logits = [sum(nn.relu(hidden[s]) * weights.kernel_1x1[s, t] for s in tasks) + weights.bias[t] for t in tasks]
-    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, logits))
+    largest = functools.reduce(jnp.maximum, logits)
     exponentials = [jnp.exp(logit - largest) for logit in logits]
     return hidden, [e / sum(exponentials) for e in exponentials]
+
+
+def _shifted(maps: list[jax.Array], halo: bool) -> Callable[[int, int, int], jax.Array]:
+    """(i, j, task) -> the plane that the kernel's tap [i, j] multiplies."""
+    rows, columns = maps[0].shape[1] - 2 * halo, maps[0].shape[2]
+    padded = [jnp.pad(plane, ((0, 0), (0, 0) if halo else (1, 1), (1, 1))) for plane in maps]
+    return lambda i, j, task: padded[task][:, i : i + rows, j : j + columns]
+
+
+def _fuse_forward(maps: list[jax.Array], weights: FusionWeights, halo: bool):
+    return fuse(maps, weights, halo), (maps, weights)
+
+
+def _fuse_backward(halo: bool, residuals, cotangent: jax.Array):
+    maps, weights = residuals
+    tasks = range(len(maps))
+    hidden, gates = _gates(maps, weights, halo)
+    through_gates = [cotangent * plane for plane in _inner(maps, halo)]
+    mean = sum(gate * through for gate, through in zip(gates, through_gates, strict=True))
+    of_logits = [gate * (through - mean) for gate, through in zip(gates, through_gates, strict=True)]
+    of_hidden = [jnp.where(hidden[s] > 0, sum(of_logits[t] * weights.kernel_1x1[s, t] for t in tasks), 0) for s in tasks]
+    # of the convolution: that of the turned kernel
+    edge = 2 if halo else 1
+    padded = [jnp.pad(plane, ((0, 0), (edge, edge), (1, 1))) for plane in of_hidden]
+    rows, columns = maps[0].shape[1:]
+    of_maps = []
+    for t in tasks:
+        direct = jnp.pad(cotangent * gates[t], ((0, 0), (int(halo), int(halo)), (0, 0)))
+        taps = itertools.product(range(3), range(3), tasks)
+        of_maps.append(direct + sum(padded[s][:, 2 - i : 2 - i + rows, 2 - j : 2 - j + columns] * weights.kernel_3x3[i, j, t, s] for i, j, s in taps))
+    shifted = _shifted(maps, halo)
+
+    def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32))
+
+    of_3x3 = jnp.stack([dot(shifted(i, j, t), of_hidden[s]) for i, j, t, s in itertools.product(range(3), range(3), tasks, tasks)])
+    of_1x1 = jnp.stack([dot(nn.relu(hidden[s]), of_logits[t]) for s, t in itertools.product(tasks, tasks)])
+    of_bias = jnp.stack([of_logit.sum(dtype=jnp.float32) for of_logit in of_logits])
+    of_weights = FusionWeights(of_3x3.reshape(weights.kernel_3x3.shape), of_1x1.reshape(weights.kernel_1x1.shape), of_bias)
+    return of_maps, jax.tree.map(lambda gradient, weight: gradient.astype(weight.dtype), of_weights, weights)
+
+
+fuse.defvjp(_fuse_forward, _fuse_backward)
 
 
 class TaskAffinity(nn.Module):
