@@ -6,6 +6,7 @@ estimate: the longest of three, each at its peak (arithmetic, memory, messages),
 
 import collections
 import functools
+import importlib.util
 import os
 import re
 import time
@@ -60,7 +61,7 @@ def run(config: ml_collections.ConfigDict, topology: str, effort: str = "fast", 
         raise ValueError(f"there is no program {min(unknown)!r}; there are {', '.join(PROGRAMS)}")
     devices, kind = _devices(topology)
     mesh = _mesh(config, devices)
-    sharding.check_batch_size(config.stages.batch_size, mesh, config.stages.accumulate)
+    stages.check_batch_sizes(config, mesh)
     if effort == "fast":
         jax.config.update("jax_optimization_level", "O0")
     jax.config.update("jax_enable_compilation_cache", False)
@@ -99,8 +100,9 @@ def _devices(topology: str) -> tuple[list[jax.Device], str]:
     try:
         found = topologies.get_topology_desc(shape, platform="tpu", num_slices=int(slices or 1))
     except Exception as error:  # of the plugin; RuntimeError, ValueError, JaxRuntimeError, NotImplementedError
-        why = str(error).partition("\n")[0]
-        raise ValueError(f"--topology={topology!r}: {why}; it needs libtpu (pip install libtpu) and one of its topologies") from error
+        if importlib.util.find_spec("libtpu") is None:
+            raise ValueError("--mode=compile for a TPU needs libtpu: pip install libtpu") from error
+        raise ValueError(f"--topology={topology!r} is none that libtpu knows: {str(error).partition(chr(10))[0]}") from error
     return list(found.devices), kind
 
 

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from auxseg_jax.terminal import console
+
 _HEARTBEAT_SECONDS = 30  # a process that is gone is noticed after this
 
 
@@ -24,10 +26,18 @@ def initialize(coordinator: str | None = None, count: int | None = None, index: 
     Raises:
       ValueError: nothing is named and there is no cluster that JAX knows.
     """
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise ValueError(f"--coordinator={coordinator} is not host:port")
+        if not 0 <= index < count:
+            raise ValueError(f"--process={index} of --processes={count}: they count from 0")
+        console.print(f"process {index} waits for all {count} at {coordinator}", markup=False)
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"the processes of the run do not come together: {error}") from error
+        hint = "" if coordinator else "; where there is no cluster, name the processes: --coordinator, --processes, --process"
+        raise ValueError(f"the processes of the run do not come together: {error}{hint}") from error
 
 
 def is_first() -> bool:

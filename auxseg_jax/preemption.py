@@ -27,6 +27,7 @@ def _on_signal(*_) -> None:
     global _asked
     _asked = True
     if not _watched:  # nothing to save: what is written is whole
+        os.write(2, b"\nstopped by SIGTERM; the same command goes on\n")
         os._exit(EXIT_CODE)
 
 

@@ -33,6 +33,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, model: int = 1) -> Mesh:
     devices = jax.devices()
     if min(fsdp, model) < 1 or (data < 1 and data != -1):
         raise ValueError(f"mesh: data={data}, fsdp={fsdp}, model={model} must be above 0, or data -1")
+    if data == -1 and len(devices) % (fsdp * model):
+        raise ValueError(f"mesh: fsdp={fsdp} x model={model} does not divide the {len(devices)} devices; mesh.data=N leaves some out")
     rows = len(devices) // (fsdp * model) if data == -1 else data
     size = rows * fsdp * model
     if not 0 < size <= len(devices):

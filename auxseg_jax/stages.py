@@ -44,8 +44,8 @@ from auxseg_jax.terminal import console
 from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
 from auxseg_jax.training.writer import Writer
 
-_FREE = ("mesh/", "loader/", "data/cache_dir", "compilation_cache")
-"""Fields that may change when a run goes on: where and how it is computed, not what."""
+_FREE = ("mesh/", "loader/", "log/", "data/cache_dir", "compilation_cache")
+"""Fields that may change when a run goes on: where and how it is computed and written down, not what."""
 
 
 class Run:
@@ -57,8 +57,7 @@ class Run:
         self.config, self.workdir = config, workdir
         self.mesh: Mesh = sharding.make_mesh(**config.mesh)
         self.local = sharding.local_mesh(self.mesh)
-        for section in (config.classifier, config.stages):
-            sharding.check_batch_size(section.batch_size, self.mesh, section.accumulate)
+        check_batch_sizes(config, self.mesh)
         self.data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
         if config.supervision == "masks" and not self.data.has_masks(self.data.train_split):
             raise ValueError(f"supervision=masks: the split {self.data.train_split!r} has no pixel labels")
@@ -200,6 +199,15 @@ def evaluate_folder(config: ml_collections.ConfigDict, predictions: epath.PathLi
         raise ValueError(f"there is no split {split!r}; there are {config.data.train_split} and {config.data.val_split}")
     data = dataset_lib.prepare(**fields)
     return {"split": split} | score.score_folder(predictions, data, split)
+
+
+def check_batch_sizes(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Raises ValueError unless the batches of every phase can be shared by the devices of `mesh`."""
+    for name in ("classifier", "stages"):
+        try:
+            sharding.check_batch_size(config[name].batch_size, mesh, config[name].accumulate)
+        except ValueError as error:
+            raise ValueError(f"{name}.batch_size: {error}") from error
 
 
 def build_network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:

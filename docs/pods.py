@@ -3,7 +3,7 @@
 docs/pods.json holds, by name, what these commands wrote (ResNet38 at crop 321, preset plus):
 
 python launch.py --mode=compile --config=configs/voc.py --programs=train --topology=T \\
-  --config.model.dtype=D --config.stages.batch_size=N --output=FILE
+  --config.model.dtype=D --config.stages.batch_size=N --config.classifier.batch_size=N --output=FILE
 
 python docs/pods.py FILE ...     gathers files into docs/pods.json
 python docs/pods.py              prints and draws (needs matplotlib)

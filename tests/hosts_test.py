@@ -86,6 +86,24 @@ def test_one_process_needs_no_others():
         hosts.first_alone(lambda: {}["absent"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("127.0.0.1", 2, 0), "--coordinator=127.0.0.1 is not host:port"),
+        (("127.0.0.1:99999", 2, 0), "is not host:port"),
+        (("127.0.0.1:2345", 2, 2), "--process=2 of --processes=2: they count from 0"),
+        ((), "name the processes: --coordinator, --processes, --process"),
+    ],
+)
+def test_processes_that_cannot_come_together(arguments, message, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", refuse)
+    with pytest.raises(ValueError, match=message):
+        hosts.initialize(*arguments)
+
+
 def test_flags_of_several_processes_go_together():
     command = [sys.executable, "launch.py", "--config=configs/tiny.py", "--workdir=unused", "--coordinator=127.0.0.1:1"]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

@@ -16,7 +16,7 @@ ALLOWED = {
     "sharding": set(),
     "grid": set(),
     "torch_file": {"pickles"},
-    "hosts": set(),
+    "hosts": {"terminal"},
     "preemption": set(),
     "data": {"files", "grid", "pickles", "terminal"},
     "models": {"trees", "grid", "pickles", "torch_file"},

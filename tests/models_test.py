@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from auxseg_jax import trees
-from auxseg_jax.models import auxsegnet, efficientnet_lite, pretrained
+from auxseg_jax.models import affinity, auxsegnet, efficientnet_lite, pretrained
 from auxseg_jax.pseudo import random_walk
 
 AFFINITY = {"pairwise": True, "unary": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
@@ -108,7 +108,7 @@ def test_normalized_rows(image):
 
 def test_blocks_of_the_affinity_change_nothing(image):
     params, whole = outputs_of(network(), image)
-    _, blocks = outputs_of(network({"block_mib": 20 * 4 * 2 * 12 * 5 / 2**20}), image, params)  # 5 rows of 12 positions of 2 photos
+    _, blocks = outputs_of(network({"block_mib": affinity._LIVE * 4 * 2 * 12 * 5 / 2**20}), image, params)  # 5 rows of 12 positions of 2 photos
     assert blocks["affinity"].whole is None and blocks["affinity"].block == 4  # three times four
     for task in ("seg", "sal"):
         for kind in ("initial", "refined"):

@@ -270,5 +270,9 @@ def test_clip_norm():
 def test_mesh_errors():
     with pytest.raises(ValueError, match="ask for 9 devices, 8 are visible"):
         sharding.make_mesh(data=9)
+    with pytest.raises(ValueError, match="fsdp=3 x model=1 does not divide the 8 devices"):
+        sharding.make_mesh(fsdp=3)
+    with pytest.raises(ValueError, match="must be above 0, or data -1"):
+        sharding.make_mesh(data=0)
     with pytest.raises(ValueError, match="batch size 12 is not a multiple of 8, the devices"):
         sharding.check_batch_size(12, sharding.make_mesh())

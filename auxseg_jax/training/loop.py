@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from auxseg_jax import preemption, sharding, trees
-from auxseg_jax.terminal import progress
+from auxseg_jax.terminal import console, progress
 from auxseg_jax.training.checkpoint import Checkpoints
 from auxseg_jax.training.step import TrainState
 from auxseg_jax.training.writer import Writer
@@ -57,6 +57,8 @@ def fit(
         start = int(state.step)
         if start >= steps:
             return state
+        if start:
+            console.print(f"{name} goes on from step {start} of {steps}", markup=False)
         writer.rewind(name, start)
         stream = batches(start)
         window: list[dict] = []
