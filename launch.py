@@ -47,6 +47,7 @@ _ONLY = {
     "output": ("predict", "compile"),
     "topology": ("compile",),
     **dict.fromkeys(("post", "show", "point"), ("predict",)),
+    **dict.fromkeys(("distributed", "coordinator"), ("train",)),
     **dict.fromkeys(("predictions", "split"), ("evaluate",)),
 }
 _NEEDS = {

@@ -150,6 +150,8 @@ def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, m
         rows[key] = row["logits"], row["labels"]
 
     passes.run(name, predict, params, reader, keep, mesh)
+    if not rows:  # of more hosts than photos
+        return np.zeros((2, 0, network.num_classes), np.float32)
     logits, labels = zip(*(rows[key] for key in sorted(rows)), strict=True)
     return np.stack(logits), np.stack(labels)
 

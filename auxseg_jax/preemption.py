@@ -1,6 +1,10 @@
-"""SIGTERM, by which clusters announce that a machine goes: training saves first, everything else ends at once."""
+"""SIGTERM, by which clusters announce that a machine goes: training saves first, everything else ends at once.
+
+Of several processes all stop together: in training after the step, else after the pass over photos that they are in.
+"""
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +15,7 @@ from jax.experimental import multihost_utils
 EXIT_CODE = 143
 
 _watched = _asked = False
+_calls = itertools.count()
 
 
 class Preempted(RuntimeError):
@@ -33,15 +38,23 @@ def _on_signal(*_) -> None:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """While this is open `asked` is called soon, and SIGTERM waits for that."""
+    """While this is open `asked` is called soon, and SIGTERM waits for that.
+
+    Raises:
+      Preempted: SIGTERM came, and nobody asked any more.
+    """
     global _watched
     _watched = True
     try:
         yield
     finally:
         _watched = False
+    if _asked:
+        raise Preempted("stopped by SIGTERM")
 
 
-def asked(step: int) -> bool:
-    """Whether to save and stop after this step; the same in all processes."""
-    return multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else _asked
+def asked() -> bool:
+    """Whether to save and stop now; the same in all processes, which call this equally often."""
+    if jax.process_count() == 1:
+        return _asked
+    return multihost_utils.reached_preemption_sync_point(next(_calls))  # it wants a number that grows

@@ -90,7 +90,7 @@ def _spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     dimensions = next((dimensions for pattern, dimensions in _RULES if re.fullmatch(pattern, name)), ())
     for dimension in dimensions:
         if shape[dimension] % parts == 0:
-            return PartitionSpec(*(FSDP if k == dimension % len(shape) else None for k in range(len(shape))))
+            return PartitionSpec(*[None] * (dimension % len(shape)), FSDP)
     return PartitionSpec()
 
 

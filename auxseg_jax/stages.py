@@ -32,7 +32,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import checks, files, hosts, platform, predict, sharding, trees
+from auxseg_jax import checks, files, hosts, platform, predict, preemption, sharding, trees
 from auxseg_jax.data import dataset as dataset_lib
 from auxseg_jax.data import loader
 from auxseg_jax.evaluation import metrics, score
@@ -169,13 +169,11 @@ def predict_photos(
     network = build_network(config, len(classes) - 1)
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
     mesh = sharding.local_mesh(mesh)
-    reader = make_reader(config, photos, photos.sizes, mesh.size, hosts.share())
+    reader = make_reader(config, photos, photos.sizes, mesh.size)
     options = postprocessing(config) if post else config.predict
     title = f"segmentation by {stages[-1].name}"
     predict.segment(title, network, params, reader, output, mesh, show=show, classes=classes, point=point, **options)
-    if hosts.is_first():
-        files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
-    hosts.wait("predicted")
+    files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
     return len(photos), photos.faults
 
 
@@ -337,6 +335,8 @@ def _phases(this: Run) -> dict[str, Any]:
             started = time.monotonic()
             result = work(workdir / name)
             _write_once(done, {"seconds": round(time.monotonic() - started, 1), "data": data.digest, "result": result})
+            if preemption.asked():
+                raise preemption.Preempted(f"stopped by SIGTERM after {name}")
         elif not seconds or there:
             there.append(name)
         record = files.read_json(done)

@@ -66,7 +66,7 @@ scaling.legend(frameon=False)
 for dtype in ("float32", "bfloat16"):
     found = [(n, runs[f"v5e_4x4_{dtype}_{n}"]["memory_bytes"] / 2**30) for n in (1, 2, 4, 8, 16, 32) if f"v5e_4x4_{dtype}_{n}" in runs]
     memory.plot(*zip(*found, strict=True), "o-", label=dtype)
-memory.axhline(16e9 / 2**30, color="grey", linewidth=1)
+memory.axhline(15.75, color="grey", linewidth=1)
 memory.set(title="memory of a v5e chip, GiB", xlabel="photos a chip", ylim=(0, None))
 memory.legend(frameon=False)
 figure.tight_layout()

@@ -15,11 +15,15 @@ def config_of(**mesh):
 
 
 HLO = """
+%all-reduce-scatter.1 (x: f32[100]) -> f32[12] {
+  %g = f32[100]{0} all-reduce(%x), replica_groups=[1,8]<=[8], to_apply=%add
+}
+
 ENTRY %main () -> f32[] {
   %a = f32[100]{0} all-reduce(%x), replica_groups=[1,8]<=[8], to_apply=%add
   %b = (f32[10]{0}, bf16[10]{0}) all-reduce(%x, %y), replica_groups={}, to_apply=%add
-  %c = (f32[25]{0}, f32[100]{0}) all-gather-start(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
-  %d = f32[100]{0} all-gather-done(%c)
+  %c = (f32[20]{0}, f32[80]{0}) all-gather-start(%x), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  %d = f32[80]{0} all-gather-done(%c)
   %e = f32[50]{0} reduce-scatter(%x), replica_groups={{0,1},{2,3}}, dimensions={0}
   %f = f32[7]{0} collective-permute(%x), source_target_pairs={{0,1},{1,0}}
 }
@@ -30,8 +34,8 @@ def test_messages_are_counted():
     found = aot.collectives(HLO, 8)
     assert found == {
         "all-reduce": {"count": 2, "bytes": 460, "sent_bytes": 805},  # 2 * 7/8
-        "all-gather": {"count": 1, "bytes": 400, "sent_bytes": 300},
-        "reduce-scatter": {"count": 1, "bytes": 200, "sent_bytes": 200},
+        "all-gather": {"count": 1, "bytes": 320, "sent_bytes": 240},
+        "reduce-scatter": {"count": 2, "bytes": 250, "sent_bytes": 550},
         "collective-permute": {"count": 1, "bytes": 28, "sent_bytes": 28},
     }
 

@@ -280,6 +280,17 @@ def test_of_large_photos_a_batch_has_fewer(generated, pixels, devices, count):
     assert {len(batch.arrays["inside"]) for batch in reader} == {count}
 
 
+def test_hosts_share_the_photos(generated):
+    options = {"batch_size": 4, "megapixels": 1.0, "max_buckets": 2, "grid": Grid(8, 0)}
+    seen = []
+    for index in range(30):  # more than photos
+        reader = loader.PhotoReader(generated.photos("train"), generated.sizes("train"), share=(index, 30), **options, **NORMAL, **READER)
+        ids = [name for batch in reader for name in batch.ids]
+        assert len(ids) == reader.num_photos
+        seen += ids
+    assert sorted(seen) == sorted(example["id"].decode() for example in generated.photos("train"))
+
+
 def test_buckets():
     exact = loader.buckets([(3, 4), (4, 3), (3, 4)], 2, Grid(1, 0))
     assert exact == {(3, 4): (3, 4), (4, 3): (4, 3)}

@@ -31,7 +31,7 @@ def image(rng):
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0", "resnet38", "resnet50"])
 def test_every_backbone_computes_in_bfloat16(name):
-    """Shapes alone: float32 parameters, bfloat16 within (no product of both types), float32 predictions."""
+    """Shapes alone: float32 parameters, bfloat16 within, float32 predictions."""
     backbone = MODEL["backbone"] if name == "tiny" else {"name": name}
     net = network(backbone=backbone, dtype="bfloat16")
     image = jax.ShapeDtypeStruct((1, 33, 33, 3), np.float32)

@@ -105,6 +105,9 @@ class Outputs:
     def __init__(self, **outputs):
         self.outputs = outputs
 
+    def cast(self, params):
+        return params
+
     def apply(self, variables, image, inside=None, dense=True):
         del image, inside
         return {"cam": variables["params"]} | (self.outputs if dense else {})

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -192,23 +193,37 @@ def test_two_steps_a_stop_and_two_steps_are_four_steps_bit_for_bit(tmp_path):
     assert list((tmp_path / "whole" / "tensorboard").iterdir())
 
 
-def break_checkpoint(folder):
-    for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(path.read_bytes()[:-100])
+def cut_arrays(folder):
+    for path in [path for path in folder.rglob("d/*") if path.is_file()]:
+        path.write_bytes(path.read_bytes()[:-100])
 
 
-def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
+def lose_content(folder):
+    shutil.rmtree(folder / "default")
+
+
+def empty_metrics(folder):
+    (folder / "metrics/metrics").write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut_arrays, lose_content, empty_metrics])
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys, damage):
     whole = fit(tmp_path)
     folder = tmp_path / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"2", "4"}
-    break_checkpoint(folder / "4")
+    damage(folder / "4")
     again = fit(tmp_path)
     said = capsys.readouterr().err
-    assert f"the checkpoint {folder / '4'} cannot be read: " in said and "the one of step 2 is used" in said
+    assert f"the checkpoint {folder / '4'} cannot be read: " in said and "phase goes on from step 2 of 4" in said
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(again))
+    assert {path.name for path in folder.iterdir()} == {"2", "4", "4.broken"}
+
+
+def test_checkpoints_that_are_all_broken_are_left_alone(tmp_path):
+    fit(tmp_path)
+    folder = tmp_path / "checkpoints"
     for name in ("2", "4"):
-        break_checkpoint(folder / name)
+        cut_arrays(folder / name)
     with pytest.raises(ValueError, match=f"no checkpoint in {folder} can be read; remove that folder"):
         fit(tmp_path)
 
@@ -237,7 +252,7 @@ def test_sigterm_saves_the_step_it_came_at(tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole")
     steps = iter((False, False, True))
     with monkeypatch.context() as patch:
-        patch.setattr(preemption, "asked", lambda step: next(steps))
+        patch.setattr(preemption, "asked", lambda: next(steps))
         with pytest.raises(preemption.Preempted, match="phase stopped by SIGTERM at step 3 of 4"):
             fit(tmp_path / "halves")
     assert "3" in {path.name for path in (tmp_path / "halves/checkpoints").iterdir()}

@@ -127,6 +127,12 @@ def buckets(sizes: Sequence[tuple[int, int]], limit: int, grid: Grid) -> dict[tu
     return {size: tuple(map(grid.at_least, bucket)) for bucket, members in groups.items() for size in members}
 
 
+def photos_a_batch(size: tuple[int, int], batch_size: int, megapixels: float, devices: int) -> int:
+    """How many photos padded to `size` (H, W) go into a batch, at most: the same number for each device, at least one."""
+    room = min(batch_size, int(megapixels * 1e6 / (size[0] * size[1])))
+    return max(room // devices, 1) * devices
+
+
 @dataclasses.dataclass(frozen=True)
 class PhotoBatch:
     """A batch of whole photos: what goes to the device, and what stays.
@@ -151,7 +157,7 @@ class PhotoReader:
       batch_size: photos a batch, at most; where a bucket's photos do not fill its last one, a photo is repeated.
       megapixels: in a batch, at most: of large photos fewer are taken, but one for each device.
       devices: over which a batch is split.
-      share: (index of this host, number of hosts): which of the batches are read here.
+      share: (index of this host, number of hosts): which photos of a bucket are read here.
       mean, std: of the normalisation.
       grid: sizes that suit the network.
       max_buckets: see `buckets`.
@@ -183,13 +189,13 @@ class PhotoReader:
         for index, size in enumerate(self._sizes):
             members.setdefault(bucket_of[size], []).append(index)
         self._plan = []
-        for bucket, indices in sorted(members.items()):
-            room = int(megapixels * 1e6 / (bucket[0] * bucket[1] * devices)) * devices
-            fit = batch_size // devices * devices
-            count = max(min(fit, room, math.ceil(len(indices) / devices) * devices), devices)
-            self._plan += [(bucket, count, indices[i : i + count]) for i in range(0, len(indices), count)]
         index, hosts = share
-        self._plan = self._plan[index::hosts]
+        for bucket, everyones in sorted(members.items()):
+            indices = everyones[index::hosts]
+            if not indices:
+                continue
+            count = min(photos_a_batch(bucket, batch_size, megapixels, devices), math.ceil(len(indices) / devices) * devices)
+            self._plan += [(bucket, count, indices[i : i + count]) for i in range(0, len(indices), count)]
 
     @property
     def num_photos(self) -> int:

@@ -119,8 +119,8 @@ def _gates(maps: list[jax.Array], weights: FusionWeights, halo: bool) -> tuple[l
     hidden = [sum(shifted(i, j, t) * weights.kernel_3x3[i, j, t, output] for i, j, t in taps) for output in tasks]
     logits = [sum(nn.relu(hidden[s]) * weights.kernel_1x1[s, t] for s in tasks) + weights.bias[t] for t in tasks]
     largest = functools.reduce(jnp.maximum, logits)
-    exponentials = [jnp.exp(logit - largest) for logit in logits]
-    return hidden, [e / sum(exponentials) for e in exponentials]
+    exponentials = [jnp.exp((logit - largest).astype(jnp.float32)) for logit in logits]
+    return hidden, [(e / sum(exponentials)).astype(logit.dtype) for e, logit in zip(exponentials, logits, strict=True)]
 
 
 def _shifted(maps: list[jax.Array], halo: bool) -> Callable[[int, int, int], jax.Array]:
@@ -217,7 +217,7 @@ class TaskAffinity(nn.Module):
             affinity = Pairwise((query,), (key,), keys, None, whole, block)
         if self.unary:
             logits = nn.Dense(1, **init, name="m")(flat)[:, None, :, 0]
-            attention = nn.softmax(_only(logits, keys))[:, 0]
+            attention = nn.softmax(_only(logits.astype(jnp.float32), keys))[:, 0].astype(logits.dtype)
         value = _everywhere(nn.Dense(channels, **init, name="g")(flat))
         gathered = 0.0
         if affinity is not None:

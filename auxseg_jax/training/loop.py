@@ -69,7 +69,7 @@ def fit(
                 batch = sharding.put_batch(next(stream), mesh)
                 state, metrics = train_step(state, batch)
                 window.append(metrics)
-                stop = preemption.asked(step)
+                stop = preemption.asked()
                 save = stop or step % checkpoint_every == 0 or step == steps
                 if save or step % log_every == 0:
                     values = _drain(window, names, step)
