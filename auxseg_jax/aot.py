@@ -5,7 +5,6 @@ estimate: the longest of three, each at its peak (arithmetic, memory, messages),
 """
 
 import collections
-import functools
 import importlib.util
 import os
 import re
@@ -21,10 +20,9 @@ import rich.table
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from auxseg_jax import checks, passes, predict, sharding, stages
+from auxseg_jax import checks, passes, sharding, stages
 from auxseg_jax.data import dataset, loader
-from auxseg_jax.models import auxsegnet
-from auxseg_jax.training import losses, optimizer, step
+from auxseg_jax.training import step
 
 EFFORTS = ("fast", "full")
 PROGRAMS = ("train", "cam", "update", "predict")
@@ -123,14 +121,12 @@ def _programs(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Callab
     # a pass over photos runs on the devices of one host
     first = mesh.devices.flat[0].process_index
     host = Mesh(np.array([device for device in mesh.devices.flat if device.process_index == first]), (sharding.DATA,))
-    grid = auxsegnet.grid(config.model, config.augment.crop)
+    grid = stages.grid_of(config)
     height, width = (grid.at_least(n) for n in _PHOTO)
     photos = loader.photos_a_batch((height, width), config.eval.batch_size, config.eval.megapixels, host.size)
 
     def train() -> jax.stages.Lowered:
-        transform = optimizer.make_optimizer(params, 1000, lr=config.stages.lr, **config.optimizer)
-        switches = {"dense": True, "frozen": config.optimizer.frozen, "accumulate": config.stages.accumulate}
-        train_step = step.make_train_step(network, transform, losses.stage_losses, dict(config.loss), mesh, **switches)
+        transform, train_step = stages.train_step_of(config, network, params, mesh, steps=1000)
         count, crop = config.stages.batch_size, config.augment.crop
         batch = {
             "image": ((count, crop, crop, 3), np.float32),
@@ -152,13 +148,13 @@ def _programs(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Callab
         return passes.jit(function, host).lower(params, _abstract({key: batch[key] for key in keys}, host))
 
     everything = ("image", "inside", "labels", "saliency")
-    initial, updated = stages.initial_labels_of(config, network, grid), stages.updated_labels_of(config, network, grid)
-    shown = functools.partial(predict.labels_of, network=network, grid=grid, **config.predict)
+    initial, updated = stages.initial_labels_of(config, network), stages.updated_labels_of(config, network)
+    segmentation = stages.segmentation_of(config, network)
     return {
         "train": train,
         "cam": lambda: over_photos(initial, stages.classifier_part(params), everything),
         "update": lambda: over_photos(updated, {"stage": params, "classifier": stages.classifier_part(params)}, everything),
-        "predict": lambda: over_photos(shown, params, ("image", "inside")),
+        "predict": lambda: over_photos(segmentation, params, ("image", "inside")),
     }
 
 

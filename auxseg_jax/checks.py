@@ -72,8 +72,8 @@ def _known(builder: str) -> dict[str, set[str]]:
         "walk": _keywords(random_walk.random_walk),
         "label_update": _keywords(update.updated_labels, "network", "grid", "walk", "fusion", "crf"),
         "crf": {"filter", *_CRFS},
-        "post": _keywords(predict.segment),
-        "predict": _keywords(predict.segment),
+        "post": _keywords(predict.probabilities),
+        "predict": _keywords(predict.probabilities),
         "eval": _keywords(loader.PhotoReader, "mean", "std", "grid", "threads", "prefetch", "devices", "share"),
     }
 

@@ -16,7 +16,7 @@ _WRITES_IN_FLIGHT = 256
 
 
 def jit(function: Callable, mesh: Mesh) -> Callable:
-    """`function` of `run`, every device of `mesh` doing its own photos."""
+    """What `run` calls: `function`, every device of `mesh` doing its own photos. It sees each photo by itself."""
     return platform.jit(sharding.by_photo(function, mesh), sharding.platform_of(mesh))
 
 
@@ -32,14 +32,13 @@ def run(
 
     Args:
       name: on the progress bar.
-      function: (params, batch arrays on the device, see `data.loader`) -> dict of arrays [B, ...]; those of the batch's
-        [B, H, W] are cut to the photo's own size. It sees each photo by itself. It is jitted here, once a bucket.
+      function: made by `jit`, and compiled for each bucket: (params, batch arrays on the device, see `data.loader`) -> dict of arrays
+        [B, ...]; those of the batch's [B, H, W] are cut to the photo's own size.
       params: of the network.
       reader: the photos.
       write: runs in threads; its first exception ends the pass and is raised.
-      mesh: where batches go; with several hosts this one's own devices (`sharding.local_mesh`), and `reader` its share of the photos.
+      mesh: that of `jit`; with several hosts this one's own devices (`sharding.local_mesh`), and `reader` its share of the photos.
     """
-    function = jit(function, mesh)
     params = sharding.to_local(params, mesh)
     with progress(name, reader.num_photos, unit="photo") as bar, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         pending: set[concurrent.futures.Future] = set()

@@ -19,12 +19,18 @@ _COMPILER_OPTIONS = {
 }
 
 
-def jit(fun: Callable, platform: str | None = None, **kwargs) -> Callable:
+_QUICK_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
+
+
+def jit(fun: Callable, platform: str | None = None, *, once: bool = False, **kwargs) -> Callable:
     """`jax.jit` with the compiler options that a platform needs; by default the default backend's.
+
+    With `once`, of a function that is called once, compilation takes half the time, and gives slower code.
 
     Starts the backend: call it where functions are built, not at import.
     """
-    return jax.jit(fun, compiler_options=_COMPILER_OPTIONS.get(platform or jax.default_backend()), **kwargs)
+    options = _QUICK_OPTIONS if once else _COMPILER_OPTIONS
+    return jax.jit(fun, compiler_options=options.get(platform or jax.default_backend()), **kwargs)
 
 
 def set_compilation_cache(directory: str) -> None:

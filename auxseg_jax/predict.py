@@ -1,7 +1,7 @@
 """Segmentation and classification of whole photos, over a split or a folder."""
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -52,7 +52,17 @@ def labels_of(
     point: tuple[int, int] | None = None,
     crf: Mapping[str, Any] | None = None,
 ) -> dict[str, jax.Array]:
-    """What `segment` writes of a batch of whole photos, as arrays: labels, and the maps to show. See there."""
+    """Labels of a batch of whole photos, and the maps to show: what `segment` writes.
+
+    Args:
+      params, network: of the network.
+      batch: see `data.loader`.
+      grid: sizes of the views.
+      scales, flip: views.
+      show: any of overlay, saliency (of a network that has that task), cam and affinity.
+      point: (x, y) in pixels, for affinity.
+      crf: options of `crf.segmentation`; without, or with 0 iterations, the probabilities stay as they are.
+    """
     image, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
     scores = probabilities(network, params, image, inside, grid, scales=scales, flip=flip)
     if crf and crf["iterations"]:
@@ -75,38 +85,28 @@ def labels_of(
 
 def segment(
     name: str,
-    network: nn.Module,
+    labels_of: Callable[[dict, dict], dict],
     params: dict,
     reader: PhotoReader,
     output: epath.PathLike,
     mesh: Mesh,
-    show: Collection[str] = (),
     classes: Sequence[str] = (),
-    point: tuple[int, int] | None = None,
-    crf: Mapping[str, Any] | None = None,
-    *,
-    scales: Sequence[float],
-    flip: bool,
 ) -> None:
-    """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`; and what else is asked for.
+    """Writes <output>/<id>.png, indexed with the VOC palette, size of the photo, for every photo of `reader`; and the maps to show.
+
+    overlay: <output>/overlay/<id>.jpg, the photo under the colours of its labels. saliency: <output>/saliency/<id>.png, grey. cam:
+    <output>/cam/<id>.<class>.png, grey, of the classes to which the classification branch gives more than 0.5. affinity:
+    <output>/affinity/<id>.png, grey, the row of the (cross-task) pairwise affinity for the point, its largest entry white.
 
     Args:
       name: on the progress bar.
-      network, params, mesh: of the network, and where batches go.
+      labels_of: the function of that name, by `passes.jit`.
+      params, mesh: of the network, and where batches go.
       reader: the photos.
       output: folder.
-      show: any of these. overlay: <output>/overlay/<id>.jpg, the photo under the colours of its labels. saliency: <output>/saliency/<id>.png,
-        grey, of a network that has that task. cam: <output>/cam/<id>.<class>.png, grey, of the classes to which the classification branch
-        gives more than 0.5. affinity: <output>/affinity/<id>.png, grey, the row of the (cross-task) pairwise affinity for `point`, its
-        largest entry white.
       classes: names, background first, for the file names of `cam`.
-      point: (x, y) in pixels.
-      crf: options of `crf.segmentation`; without, or with 0 iterations, the probabilities stay as they are.
-      scales, flip: views.
     """
     output = epath.Path(output)
-
-    labels = functools.partial(labels_of, network=network, grid=reader.grid, show=show, point=point, crf=crf, scales=scales, flip=flip)
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
         files.write_label_png(output / f"{key}.png", row["labels"])
@@ -118,7 +118,7 @@ def segment(
         for index in np.flatnonzero(row.get("present", ())):
             files.write_grey_png(output / "cam" / f"{key}.{classes[index + 1]}.png", row["cam"][..., index])
 
-    passes.run(name, labels, params, reader, write, mesh)
+    passes.run(name, labels_of, params, reader, write, mesh)
 
 
 def _grey(values: jax.Array) -> jax.Array:
@@ -149,7 +149,7 @@ def classify(name: str, network: nn.Module, params: dict, reader: PhotoReader, m
     def keep(key: str, row: dict) -> None:
         rows[key] = row["logits"], row["labels"]
 
-    passes.run(name, predict, params, reader, keep, mesh)
+    passes.run(name, passes.jit(predict, mesh), params, reader, keep, mesh)
     if not rows:  # of more hosts than photos
         return np.zeros((2, 0, network.num_classes), np.float32)
     logits, labels = zip(*(rows[key] for key in sorted(rows)), strict=True)

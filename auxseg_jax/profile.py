@@ -20,7 +20,7 @@ from auxseg_jax import checks, files, platform, sharding, stages
 from auxseg_jax.data import dataset, features, loader
 from auxseg_jax.models import auxsegnet
 from auxseg_jax.pseudo import crf as crf_lib
-from auxseg_jax.training import losses, optimizer, step
+from auxseg_jax.training import step
 
 _STEPS = 10
 _CRF_SCALES = (0.25, 0.5, 1.0, 2.0)
@@ -44,10 +44,8 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     mesh = sharding.make_mesh(**config.mesh)
     data = dataset.prepare(**config.data)
     network = stages.build_network(config, data.num_classes)
-    params = step.init_params(network, (config.augment.crop, config.augment.crop), config.seed, mesh)
-    transform = optimizer.make_optimizer(params, 1000, lr=0.0, **config.optimizer)
-    switches = {"dense": True, "frozen": config.optimizer.frozen, "accumulate": section.accumulate}
-    train_step = step.make_train_step(network, transform, losses.stage_losses, dict(config.loss), mesh, **switches)
+    params = step.make_init(network, (config.augment.crop, config.augment.crop), mesh)(jax.random.key(config.seed))
+    transform, train_step = stages.train_step_of(config, network, params, mesh, steps=1000)
     state = step.create_state(params, transform, config.seed, mesh)
     with tempfile.TemporaryDirectory() as folder:
         source = data.photos(data.train_split)

@@ -29,10 +29,11 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import checks, files, hosts, platform, predict, preemption, sharding, trees
+from auxseg_jax import checks, files, hosts, passes, platform, predict, preemption, sharding, trees
 from auxseg_jax.data import dataset as dataset_lib
 from auxseg_jax.data import loader
 from auxseg_jax.evaluation import metrics, score
@@ -69,10 +70,42 @@ class Run:
         optimizer.make_optimizer(shapes, 1, lr=0.0, **self.config.optimizer)
         load_pretrained(self.config, shapes)
 
+    # What several phases run is traced and compiled once.
+
+    @functools.cached_property
+    def init(self) -> Callable[[jax.Array], dict]:
+        """Key -> initialised parameters."""
+        return step.make_init(self.network, (self.config.augment.crop,) * 2, self.mesh)
+
+    @functools.cached_property
+    def stage_step(self) -> tuple[optax.GradientTransformation, Callable]:
+        """Optimiser and train step of the stages."""
+        shapes, steps = abstract_params(self.network, self.config), self.steps("stages")
+        return train_step_of(self.config, self.network, shapes, self.mesh, steps)
+
+    @functools.cached_property
+    def updated_labels(self) -> Callable[[dict, dict], dict]:
+        """Label update of a batch of photos."""
+        return passes.jit(updated_labels_of(self.config, self.network), self.local)
+
+    @functools.cached_property
+    def segmentation(self) -> Callable[[dict, dict], dict]:
+        """Prediction for a batch of photos."""
+        return passes.jit(segmentation_of(self.config, self.network, show=("saliency",)), self.local)
+
+    @functools.cached_property
+    def postprocessed(self) -> Callable[[dict, dict], dict]:
+        """Post-processed prediction for a batch of photos."""
+        return passes.jit(segmentation_of(self.config, self.network, post=True), self.local)
+
+    def steps(self, section: str) -> int:
+        """Updates of a phase of training."""
+        fields = self.config[section]
+        return max(math.ceil(fields.epochs * len(self.data.photos(self.data.train_split)) / fields.batch_size), 1)
+
     def first_params(self) -> dict:
         """Parameters before any training: initialised by the seed, with the weights that the config starts from."""
-        crop = self.config.augment.crop
-        return load_pretrained(self.config, step.init_params(self.network, (crop, crop), self.config.seed, self.mesh))
+        return load_pretrained(self.config, self.init(jax.random.key(self.config.seed)))
 
     def classifier_params(self) -> dict:
         """Parameters that the classifier phase trained."""
@@ -170,9 +203,9 @@ def predict_photos(
     params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
     mesh = sharding.local_mesh(mesh)
     reader = make_reader(config, photos, photos.sizes, mesh.size)
-    options = postprocessing(config) if post else config.predict
+    function = passes.jit(segmentation_of(config, network, post=post, show=show, point=point), mesh)
     title = f"segmentation by {stages[-1].name}"
-    predict.segment(title, network, params, reader, output, mesh, show=show, classes=classes, point=point, **options)
+    predict.segment(title, function, params, reader, output, mesh, classes)
     files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
     return len(photos), photos.faults
 
@@ -218,20 +251,40 @@ def crf_options(config: ml_collections.ConfigDict, use: str) -> dict[str, Any]:
     return {"filter": config.crf.filter, **config.crf[use]}
 
 
-def postprocessing(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Options of `predict.segment`: the views and the CRF of post-processing."""
-    return dict(config.post, crf=crf_options(config, "segmentation"))
+def grid_of(config: ml_collections.ConfigDict) -> Grid:
+    """The sizes that whole photos are padded to."""
+    return auxsegnet.grid(config.model, config.augment.crop)
 
 
-def initial_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, grid: Grid) -> Callable:
+def initial_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
     """`update.initial_labels` with a config's options."""
-    return functools.partial(update.initial_labels, network=network, grid=grid, cam=dict(config.cam), fusion=dict(config.fuse))
+    return functools.partial(update.initial_labels, network=network, grid=grid_of(config), cam=dict(config.cam), fusion=dict(config.fuse))
 
 
-def updated_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, grid: Grid) -> Callable:
+def updated_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
     """`update.updated_labels` with a config's options."""
     options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf_options(config, "saliency"), **config.label_update)
-    return functools.partial(update.updated_labels, network=network, grid=grid, **options)
+    return functools.partial(update.updated_labels, network=network, grid=grid_of(config), **options)
+
+
+def segmentation_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, post: bool = False, **options) -> Callable:
+    """`predict.labels_of` with a config's options: with `post` the views and the CRF of post-processing."""
+    options |= dict(config.post, crf=crf_options(config, "segmentation")) if post else dict(config.predict)
+    return functools.partial(predict.labels_of, network=network, grid=grid_of(config), **options)
+
+
+def train_step_of(
+    config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, params: dict, mesh: Mesh, steps: int, dense: bool = True
+) -> tuple[optax.GradientTransformation, Callable]:
+    """The optimiser and the train step of a stage of so many steps, or, if not `dense`, of the classifier phase. `params` may be shapes."""
+    section = config.stages if dense else config.classifier
+    frozen = [*config.optimizer.frozen]
+    if not dense:
+        frozen += [f"{name}(/.*)?" for name in params if name not in classifier_part(params)]
+    transform = optimizer.make_optimizer(params, steps, **dict(config.optimizer) | {"lr": section.lr, "frozen": frozen})
+    loss = losses.stage_losses if dense else losses.classifier_loss
+    switches = {"dense": dense, "frozen": frozen, "accumulate": section.accumulate}
+    return transform, step.make_train_step(network, transform, loss, dict(config.loss), mesh, **switches)
 
 
 def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigDict) -> dict:
@@ -256,7 +309,7 @@ def make_reader(
 ) -> loader.PhotoReader:
     """Whole photos of a source, batched as `config.eval` says, for so many devices; of several hosts one's share."""
     options = dict(config.eval) | dict(config.loader) | auxsegnet.normalisation(config.model)
-    return loader.PhotoReader(source, sizes, grid=auxsegnet.grid(config.model, config.augment.crop), devices=devices, share=share, **options)
+    return loader.PhotoReader(source, sizes, grid=grid_of(config), devices=devices, share=share, **options)
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:
@@ -357,10 +410,10 @@ def _phases(this: Run) -> dict[str, Any]:
     for index in range(config.stages.count):
         name = f"stage_{index:02d}"
         phase(name, functools.partial(_train_stage, this, index=index, labels=labels))
-        phase(f"{name}/val", functools.partial(_segment_val, this, name=name, title="segmentation", options=dict(config.predict, show=("saliency",))))
+        phase(f"{name}/val", lambda directory, name=name: _segment_val(this, directory, this.segmentation, name, "segmentation"))
         if evaluate[data.val_split]:
             scores = phase(f"{name}/score", lambda _, name=name: score.score_predictions(workdir / name / "val", data, data.val_split))
-            phase(f"{name}/post", functools.partial(_segment_val, this, name=name, title="post-processing", options=postprocessing(config)))
+            phase(f"{name}/post", lambda directory, name=name: _segment_val(this, directory, this.postprocessed, name, "post-processing"))
             post = phase(f"{name}/post_score", lambda _, name=name: score.score_predictions(workdir / name / "post", data, data.val_split))
             outcome["stages"].append({"stage": index} | scores | {"val_miou_post": post["val_miou"]})
         if weak:
@@ -380,9 +433,8 @@ def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
     config = this.config
     params = this.first_params()
     if config.tasks.cls:
-        section = config.classifier
-        untouched = [f"{name}(/.*)?" for name in params if name not in classifier_part(params)]
-        params = _fit(this, "classifier", directory, params, section, None, losses.classifier_loss, dense=False, frozen=untouched, phase_seed=0)
+        train = train_step_of(config, this.network, params, this.mesh, this.steps("classifier"), dense=False)
+        params = _fit(this, "classifier", directory, params, "classifier", train, labels=None, phase_seed=0)
     checkpoint.save_params(directory / "params", classifier_part(params))
     if not config.tasks.cls:
         return {}
@@ -392,33 +444,27 @@ def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
 
 def _train_stage(this: Run, directory: epath.Path, *, index: int, labels: epath.Path) -> dict[str, Any]:
     params = this.stage_params(f"stage_{index - 1:02d}") if index else this.first_params() | this.classifier_params()
-    section = this.config.stages
-    params = _fit(this, f"stage_{index:02d}", directory, params, section, labels, losses.stage_losses, dense=True, frozen=[], phase_seed=index + 1)
+    params = _fit(this, f"stage_{index:02d}", directory, params, "stages", this.stage_step, labels, phase_seed=index + 1)
     checkpoint.save_params(directory / "params", params)
     return {}
 
 
-def _fit(this: Run, name, directory, params, section, labels, loss_function, *, dense, frozen, phase_seed) -> dict:
-    """Trains `params` for `section.epochs` and returns them. The seeds of a phase are (seed, phase)."""
-    config = this.config
-    source = this.data.photos(this.data.train_split)
-    steps = max(math.ceil(section.epochs * len(source) / section.batch_size), 1)
-    options = dict(config.optimizer) | {"lr": section.lr, "frozen": [*config.optimizer.frozen, *frozen]}
-    transform = optimizer.make_optimizer(params, steps, **options)
+def _fit(this: Run, name, directory, params, section, train, labels, phase_seed) -> dict:
+    """Trains `params` as a section of the config says, by `train_step_of`, and returns them. The seeds of a phase are (seed, phase)."""
+    config, batch_size = this.config, this.config[section].batch_size
+    transform, train_step = train
     seed = int(np.random.SeedSequence([config.seed, phase_seed]).generate_state(1)[0])
-    switches = {"dense": dense, "frozen": options["frozen"], "accumulate": section.accumulate}
-    train_step = step.make_train_step(this.network, transform, loss_function, dict(config.loss), this.mesh, **switches)
     augmentation = dict(config.augment) | auxsegnet.normalisation(config.model)
-    rows = sharding.rows_of_host(section.batch_size, this.mesh)
-    batches = functools.partial(loader.train_batches, source, labels, section.batch_size, rows, seed, options=augmentation, **config.loader)
+    rows, source = sharding.rows_of_host(batch_size, this.mesh), this.data.photos(this.data.train_split)
+    batches = functools.partial(loader.train_batches, source, labels, batch_size, rows, seed, options=augmentation, **config.loader)
     state = step.create_state(params, transform, seed, this.mesh)
-    state = loop.fit(name, state, train_step, batches, steps, directory / "checkpoints", this.writer, this.mesh, **config.log)
+    state = loop.fit(name, state, train_step, batches, this.steps(section), directory / "checkpoints", this.writer, this.mesh, **config.log)
     return state.params
 
 
 def _initial_labels(this: Run, directory: epath.Path) -> dict[str, Any]:
     reader = this.reader(this.data.train_split)
-    labels_of = initial_labels_of(this.config, this.network, reader.grid)
+    labels_of = passes.jit(initial_labels_of(this.config, this.network), this.local)
     update.write_labels("CAM and initial labels", labels_of, this.classifier_params(), reader, directory / "pseudo", this.local)
     return {}
 
@@ -433,14 +479,12 @@ def _labels_from_masks(this: Run, directory: epath.Path) -> dict[str, Any]:
 
 def _update_labels(this: Run, directory: epath.Path, *, name: str) -> dict[str, Any]:
     reader = this.reader(this.data.train_split)
-    labels_of = updated_labels_of(this.config, this.network, reader.grid)
     params = {"stage": this.stage_params(name), "classifier": this.classifier_params()}
-    update.write_labels(f"{name} label update", labels_of, params, reader, directory, this.local)
+    update.write_labels(f"{name} label update", this.updated_labels, params, reader, directory, this.local)
     return {}
 
 
-def _segment_val(this: Run, directory: epath.Path, *, name: str, title: str, options: dict[str, Any]) -> dict[str, Any]:
+def _segment_val(this: Run, directory: epath.Path, function: Callable, name: str, title: str) -> dict[str, Any]:
     split = this.data.val_split
-    title = f"{name} {title} of {split}"
-    predict.segment(title, this.network, this.stage_params(name), this.reader(split), directory, this.local, **options)
+    predict.segment(f"{name} {title} of {split}", function, this.stage_params(name), this.reader(split), directory, this.local)
     return {}

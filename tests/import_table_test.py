@@ -27,9 +27,9 @@ ALLOWED = {
     "predict": LEAVES | {"models", "data", "passes", "pseudo"},
     "report": {"data"},
     "profile": LEAVES | {"checks", "stages", "data", "models", "training", "pseudo"},
-    "aot": LEAVES | {"checks", "stages", "data", "models", "training", "predict", "passes"},
+    "aot": LEAVES | {"checks", "stages", "data", "training", "passes"},
     "checks": {"sharding", "data", "models", "training", "pseudo", "predict"},
-    "stages": LEAVES | {"checks", "data", "models", "training", "pseudo", "evaluation", "predict", "report"},
+    "stages": LEAVES | {"checks", "data", "models", "training", "pseudo", "evaluation", "passes", "predict", "report"},
 }
 FILES = sorted((REPOSITORY / "auxseg_jax").rglob("*.py"))
 

@@ -41,7 +41,8 @@ def test_every_device_does_its_own_photos(rng, devices):
         sharpened = jax.vmap(functools.partial(crf.saliency, **CRF))(batch["image"], batch["saliency"], batch["inside"])
         return {"saliency": params["scale"] * sharpened, "mean": batch["saliency"].mean((1, 2))}
 
-    passes.run("test", function, {"scale": np.float32(2)}, reader, written.__setitem__, sharding.make_mesh(data=devices))
+    mesh = sharding.make_mesh(data=devices)
+    passes.run("test", passes.jit(function, mesh), {"scale": np.float32(2)}, reader, written.__setitem__, mesh)
     assert set(seen) == {8 // devices} and set(written) == {f"photo_{k}" for k in range(len(SIZES))}
     alone = platform.jit(functools.partial(crf.saliency, **CRF))
     for row, size in enumerate(SIZES):
@@ -56,5 +57,7 @@ def test_what_a_writer_raises_ends_the_pass(rng):
     def write(key, row):
         raise OSError(f"no room for {key}")
 
+    mesh = sharding.make_mesh(data=1)
+    function = passes.jit(lambda params, batch: {"x": batch["saliency"] * params}, mesh)
     with pytest.raises(OSError, match="no room for photo_"):
-        passes.run("test", lambda params, batch: {"x": batch["saliency"] * params}, np.float32(1), Photos(rng), write, sharding.make_mesh(data=1))
+        passes.run("test", function, np.float32(1), Photos(rng), write, mesh)

@@ -119,7 +119,7 @@ def apply_veto(labels: jax.Array, probabilities: jax.Array, threshold: float) ->
 
 
 def write_labels(name: str, labels_of: Callable[[dict, dict], dict], params: dict, reader: PhotoReader, output: epath.PathLike, mesh: Mesh) -> None:
-    """One pass over the photos of `reader`: writes the maps of `labels_of(params, batch)` under `output`."""
+    """One pass over the photos of `reader`: writes the maps of `labels_of`, of the functions above by `passes.jit`, under `output`."""
 
     def write(key: str, row: dict[str, np.ndarray]) -> None:
         files.write_pseudo_labels(output, key, row["segmentation"], row["saliency"])

@@ -26,21 +26,22 @@ class TrainState:
     opt_state: Any
 
 
-def init_params(network: nn.Module, image_size: tuple[int, int], seed: int, mesh: Mesh) -> dict:
-    """Freshly initialised parameters, made in place on the mesh."""
+def make_init(network: nn.Module, image_size: tuple[int, int], mesh: Mesh) -> Callable[[jax.Array], dict]:
+    """The jitted function from a key to freshly initialised parameters, made in place on the mesh."""
     image = jnp.zeros((1, *image_size, 3))
 
     def init(key: jax.Array) -> dict:
         return network.init(key, image)["params"]
 
-    key = jax.random.key(seed)
-    return jax.jit(init, out_shardings=sharding.tree_sharding(jax.eval_shape(init, key), mesh))(key)
+    places = sharding.tree_sharding(jax.eval_shape(init, jax.random.key(0)), mesh)
+    return platform.jit(init, sharding.platform_of(mesh), once=True, out_shardings=places)
 
 
 def create_state(params: dict, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """State of step 0 around `params`, which are copied: the step donates its state."""
     places = jax.tree.map(lambda x: x.sharding, abstract_state(params, optimizer, mesh))
-    return jax.jit(functools.partial(_new_state, optimizer), out_shardings=places)(params, np.uint32(seed))
+    make = functools.partial(_new_state, optimizer)
+    return platform.jit(make, sharding.platform_of(mesh), once=True, out_shardings=places)(params, np.uint32(seed))
 
 
 def abstract_state(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
