@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(PYTHON) launch.py --config=configs/demo.py --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-test lint
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

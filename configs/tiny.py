@@ -23,4 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.log.update({"log_every": 1, "checkpoint_every": 2})
     config.cam.scales = config.label_update.scales = (1.0, 1.5)
     config.post.scales = (1.0,)
+    config.eval.max_buckets = 1
     return config

@@ -1,4 +1,4 @@
-"""8 fake CPU devices, set before jax starts; shared fixtures; --msrc, --coco-mini and --fixtures for the tests that need files from outside."""
+"""8 fake CPU devices, set before jax starts; shared fixtures; flags of the tests that need files from outside."""
 
 import os
 import pathlib
@@ -26,10 +26,6 @@ def pytest_addoption(parser):
     parser.addoption("--msrc", default=str(REPOSITORY.parent / "shared" / "data" / "msrc"), help="VOC-style folder of real photos")
 
 
-_ERRORS = pytest.StashKey[list]()
-_RECORDED = pytest.StashKey[pathlib.Path]()
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """`--fixtures DIR`: where the arrays recorded from the authors' code are.
@@ -42,34 +38,34 @@ def pytest_cmdline_main(config):
     if config.option.showfixtures and folders:
         if not any(pathlib.Path(folders[-1]).glob("*.npz")):
             raise pytest.UsageError(f"--fixtures: there are no recorded arrays (*.npz) in {folders[-1]}")
-        config.stash[_RECORDED] = pathlib.Path(folders[-1])
+        config.option.recorded_arrays = folders[-1]  # a plain option: the processes of pytest-xdist get it too
         config.args = [arg for arg in config.args if arg not in folders]
         config.option.showfixtures = False
 
 
 def recorded_arrays(config) -> pathlib.Path:
     """The folder of the recorded arrays; it may be absent."""
-    return config.stash.get(_RECORDED, REPOSITORY.parent / "shared" / "fixtures")
+    return pathlib.Path(getattr(config.option, "recorded_arrays", REPOSITORY.parent / "shared" / "fixtures"))
 
 
 @pytest.fixture
-def compare(request):
+def compare(record_property):
     """compare(name, found, wanted, rtol=, atol=): asserts, and notes the worst error for the summary."""
-    errors = request.config.stash.setdefault(_ERRORS, [])
 
     def check(name, found, wanted, rtol=0.0, atol=0.0):
         found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
         assert found.shape == wanted.shape, f"{name}: shape {found.shape}, recorded {wanted.shape}"
         worst, scale = np.abs(found - wanted).max(), np.abs(wanted).max()
-        errors.append((name, worst, worst / max(scale, 1e-30)))
+        record_property("worst error", (name, float(worst), float(worst / max(scale, 1e-30))))
         np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=name)
 
     return check
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter):
     """The worst error of every array that was compared with a recorded one."""
-    if errors := config.stash.get(_ERRORS, []):
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome) if report.when == "call"]
+    if errors := [value for report in reports for key, value in report.user_properties if key == "worst error"]:
         terminalreporter.section("worst error of each recorded array: absolute, relative to its largest number")
         for name, absolute, relative in errors:
             terminalreporter.line(f"{absolute:9.1e} {relative:9.1e}  {name}")

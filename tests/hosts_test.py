@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from auxseg_jax import hosts
+from auxseg_jax import hosts, preemption
 
 DEVICES = 4
 
@@ -35,6 +37,13 @@ def start(*arguments):
     ]
 
 
+def wait_for(lines, log, *processes):
+    """Until so many lines are in the log of the metrics."""
+    while not (log.exists() and len(log.read_text().splitlines()) >= lines):
+        assert all(process.poll() is None for process in processes), "".join(process.stdout.read() for process in processes)
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     reference, results, config = finished
@@ -44,15 +53,24 @@ def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     log = workdir / "metrics.jsonl"
 
     first, second = start(*command)
-    while not (log.exists() and len(log.read_text().splitlines()) >= 3):
-        assert first.poll() is None and second.poll() is None, first.stdout.read() + second.stdout.read()
-        time.sleep(0.05)
+    wait_for(3, log, first, second)
     second.kill()
     killed = time.monotonic()
     output = first.communicate(timeout=120)[0]
     assert first.returncode != 0 and time.monotonic() - killed < 60
     assert "another task died" in output or "another process of the run is gone" in output, output
     second.communicate()
+    lines = len(log.read_text().splitlines())
+
+    both = start(*command)
+    wait_for(lines + 2, log, *both)
+    both[1].send_signal(signal.SIGTERM)  # one machine is to go: both stop at the same step
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [preemption.EXIT_CODE] * 2, "\n".join(outputs)
+    where = [re.search(r"stopped by SIGTERM (at step \d+|after \w+)", output) for output in outputs]
+    assert all(where) and where[0][1] == where[1][1], outputs
+    if step := where[0][1].partition("at step ")[2]:
+        assert list(workdir.glob(f"*/checkpoints/{step}"))
 
     both = start(*command)
     outputs = [process.communicate(timeout=400)[0] for process in both]

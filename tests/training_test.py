@@ -2,15 +2,20 @@
 
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import REPOSITORY
 from jax.sharding import AbstractMesh
 
 from auxseg_jax import preemption, sharding, trees
@@ -57,7 +62,7 @@ def setup(mesh=(1, 1, 1), dtype="float32", accumulate=1, dropout=0.3, weights=WE
     mesh = sharding.make_mesh(**dict(zip(sharding.AXES, mesh, strict=True)))
     model = {"backbone": {"name": "tiny", "output_stride": 4, "width": 16}, "channels": 8, "dilations": (1, 2, 3), "head_conv": True}
     network = auxsegnet.build(num_classes=3, model=model | {"dropout": dropout, "dtype": dtype}, affinity=AFFINITY, tasks={"cls": True, "sal": True})
-    params = step.init_params(network, (16, 16), 0, mesh)
+    params = step.make_init(network, (16, 16), mesh)(jax.random.key(0))
     settings = OPTIONS | options
     transform = optimizer.make_optimizer(params, STEPS, **settings)
     switches = {"dense": True, "frozen": settings["frozen"], "accumulate": accumulate}
@@ -217,6 +222,48 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsy
     assert f"the checkpoint {folder / '4'} cannot be read: " in said and "phase goes on from step 2 of 4" in said
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(again))
     assert {path.name for path in folder.iterdir()} == {"2", "4", "4.broken"}
+
+
+SAVE = """
+import os, resource, signal, sys
+import jax, jax.numpy as jnp
+from auxseg_jax.training.checkpoint import Checkpoints
+from auxseg_jax.training.step import TrainState
+
+def state(step):
+    values = {"kernel": jax.random.normal(jax.random.key(step), (4000, 4000))}
+    return TrainState(jnp.asarray(step), jnp.uint32(0), values, values)
+
+folder, end = sys.argv[1:]
+if end == "restored":
+    with Checkpoints(folder) as checkpoints:
+        found = checkpoints.restore(state(0))
+    print(int(found.step), bool((found.params["kernel"] == state(1).params["kernel"]).all()))
+    sys.exit()
+with Checkpoints(folder) as checkpoints:
+    checkpoints.save(state(1), 1.0)
+with Checkpoints(folder) as checkpoints:
+    if end == "full":  # what writes more gets an error, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+    checkpoints.save(state(2), 0.5)
+    if end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("killed", -signal.SIGKILL), ("full", 1)])
+def test_a_save_that_is_not_finished_leaves_the_one_before(tmp_path, end, code):
+    def run(what):
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run([sys.executable, "-c", SAVE, str(tmp_path), what], env=environment, capture_output=True, text=True)
+
+    ended = run(end)
+    assert ended.returncode == code, ended.stderr
+    if end == "full":
+        assert f"OSError: a checkpoint in {tmp_path} cannot be written: " in ended.stderr
+    assert {path.name for path in tmp_path.iterdir()} != {"1"}  # the write had begun
+    again = run("restored")
+    assert again.stdout.split() == ["1", "True"], again.stderr
 
 
 def test_checkpoints_that_are_all_broken_are_left_alone(tmp_path):
