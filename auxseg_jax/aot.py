@@ -182,11 +182,10 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
     try:
         compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"memory space hbm\. Used ([\d.]+)([KMGT]) of", str(error))
-        if not used:
+        needed = _too_much(str(error))
+        if needed is None:
             raise
-        needed = float(used[1]) * 1024 ** ("KMGT".index(used[2]) + 1)
-        return {"fits": False, "memory_bytes": int(needed), "compile_seconds": round(time.monotonic() - started, 1)}
+        return {"fits": False, "memory_bytes": needed, "compile_seconds": round(time.monotonic() - started, 1)}
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     needed = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     found = {
@@ -211,6 +210,13 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
         found |= {"seconds": seconds, "step_seconds": max(seconds.values())}
         found["utilization"] = seconds["arithmetic"] / found["step_seconds"]
     return found
+
+
+def _too_much(error: str) -> int | None:
+    """The bytes that a program would need, of the compiler's words when they are not there; None: it says something else."""
+    used = re.search(r"memory space hbm\. Used ([\d.]+)([KMGT]) of|on HBM, the total memory required for HLO temporaries \(([\d.]+)([KMGT])\)", error)
+    number, unit = (group for group in used.groups() if group) if used else (None, None)
+    return int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) if used else None
 
 
 def collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:

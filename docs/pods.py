@@ -30,7 +30,9 @@ runs = json.loads(store.read_text())
 print("| topology | photos a chip | float32: GiB | TFLOP | moved GB | ms, utilization | bfloat16: GiB | TFLOP | moved GB | ms, utilization |")
 print("|---|---|---|---|---|---|---|---|---|---|")
 for topology in ("v5e_4x4", "v5e_16x16"):
-    for photos in (1, 2, 4, 8, 16, 32):
+    for photos in (1, 2, 4, 8, 16, 32, 64, 128):
+        if f"{topology}_bfloat16_{photos}" not in runs:
+            continue
         cells = []
         for dtype in ("float32", "bfloat16"):
             run = runs.get(f"{topology}_{dtype}_{photos}")
@@ -64,7 +66,7 @@ scaling.semilogx(chips, [100 * points[0][2] / hidden for *_, hidden in points], 
 scaling.set(title="weak scaling, percent (16 photos a chip, bfloat16)", xlabel="chips of v5e", ylim=(80, 101))
 scaling.legend(frameon=False)
 for dtype in ("float32", "bfloat16"):
-    found = [(n, runs[f"v5e_4x4_{dtype}_{n}"]["memory_bytes"] / 2**30) for n in (1, 2, 4, 8, 16, 32) if f"v5e_4x4_{dtype}_{n}" in runs]
+    found = [(n, runs[f"v5e_4x4_{dtype}_{n}"]["memory_bytes"] / 2**30) for n in (1, 2, 4, 8, 16, 32, 64, 128)]
     memory.plot(*zip(*found, strict=True), "o-", label=dtype)
 memory.axhline(15.75, color="grey", linewidth=1)
 memory.set(title="memory of a v5e chip, GiB", xlabel="photos a chip", ylim=(0, None))

@@ -44,6 +44,18 @@ def test_messages_are_counted():
     }
 
 
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        ("E1001: Ran out of memory in memory space hbm. Used 17.5G of 15.75G hbm. Exceeded hbm capacity by 1.75G.", 17.5 * 2**30),
+        ("E1000: Ran out of memory on HBM, the total memory required for HLO temporaries (800M) exceeds available HBM (512M).", 800 * 2**20),
+        ("INTERNAL: something else", None),
+    ],
+)
+def test_what_does_not_fit_says_how_much_it_needs(error, needed):
+    assert aot._too_much(error) == needed
+
+
 def test_results_are_as_large_as_the_device_keeps_them():
     hlo = """
 ENTRY %main () -> f32[] {
