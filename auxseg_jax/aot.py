@@ -1,7 +1,7 @@
 """Compiles a config's programs for devices that nobody here holds: `launch.py --mode=compile --topology=v5e:4x4`.
 
-The programs are those of a run, with their shardings; XLA's own analysis says what a device needs and does. What it says of time is an
-estimate: the longest of three, each at its peak (arithmetic, memory, messages), which no program reaches.
+The programs are those of a run (prediction without the saliency maps), with their shardings; XLA's own analysis says what a device needs
+and does. What it says of time is an estimate: the longest of three, each at its peak (arithmetic, memory, messages), which no program reaches.
 """
 
 import collections
@@ -27,7 +27,8 @@ from auxseg_jax.training import step
 EFFORTS = ("fast", "full")
 PROGRAMS = ("train", "cam", "update", "predict")
 _PHOTO = (375, 500)  # most of VOC's
-# of a chip: bfloat16 FLOP/s, bytes/s of memory, bytes/s sent to other chips; docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}, 2026-11
+_PEAKS_SOURCE = "docs.cloud.google.com/tpu/docs/{v5e,v5p,v6e}, 2026-11"
+# of a chip: bfloat16 FLOP/s, bytes/s of memory, bytes/s sent to other chips
 _PEAKS = {
     "v5e": {"flops": 197e12, "memory_rate": 819e9, "message_rate": 200e9},
     "v5p": {"flops": 459e12, "memory_rate": 2765e9, "message_rate": 600e9},
@@ -168,9 +169,11 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
 
     Returns:
       fits: whether its memory holds it, as XLA says; None for the CPU.
-      memory_bytes: at the peak, arguments included; argument_bytes, temp_bytes, code_bytes.
+      memory_bytes: at the peak, arguments included (where it does not fit the compiler may give what is temporary alone); argument_bytes,
+        temp_bytes, code_bytes.
       flops, moved_bytes: arithmetic; bytes read and written, as if nothing stayed in a cache. The body of a loop counts once, the whole program
         for each part.
+      loops: how often the bodies of those run that it knows of, more than once.
       collectives: {kind: {"count", "bytes", "sent_bytes"}}: of results; sent by a device on a ring. Messages between slices are not in it.
       seconds: {"arithmetic", "memory", "messages"} at the chip's peaks, and step_seconds, the longest; utilization, arithmetic / step_seconds.
       largest: the biggest results of the main program, not of what it calls, padded as the device keeps them: [{"bytes", "shape", "operation"}].
@@ -197,6 +200,7 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
         "flops": parts * cost["flops"],
         "moved_bytes": parts * cost["bytes accessed"],
         "collectives": {kind: {key: parts * n for key, n in entry.items()} for kind, entry in collectives(text, devices).items()},
+        "loops": sorted((int(n) for n in re.findall(r'"known_trip_count":\{"n":"(\d+)"', text) if int(n) > 1), reverse=True),
         "largest": _largest(text),
         "compile_seconds": round(time.monotonic() - started, 1),
     }
@@ -288,6 +292,7 @@ def show(found: dict[str, Any], console: rich.console.Console) -> None:
         "memory\nGiB",
         "arguments\nGiB",
         "temporary\nGiB",
+        "code\nMiB",
         "TFLOP",
         "moved\nGB",
         "sent\nGB",
@@ -303,6 +308,7 @@ def show(found: dict[str, Any], console: rich.console.Console) -> None:
             continue
         sent = sum(entry["sent_bytes"] for entry in program["collectives"].values())
         memory = [_gib(program[key]) for key in ("memory_bytes", "argument_bytes", "temp_bytes")]
+        memory.append(f"{program['code_bytes'] / 2**20:.0f}")
         work = [f"{program['flops'] / 1e12:.3g}", f"{program['moved_bytes'] / 1e9:.3g}", f"{sent / 1e9:.3g}"]
         times = [f"{program['step_seconds']:.3g}", f"{100 * program['utilization']:.0f}%"] if "seconds" in program else []
         table.add_row(name, fits, *memory, *work, *times)
@@ -311,8 +317,13 @@ def show(found: dict[str, Any], console: rich.console.Console) -> None:
         if program.get("collectives"):
             kinds = ", ".join(f"{entry['count']} {kind} of {entry['bytes'] / 1e6:.3g} MB" for kind, entry in program["collectives"].items())
             console.print(f"{name}: {kinds}", markup=False)
-    slices = "; messages between slices are not in it" if "*" in found["topology"] else ""
-    console.print(f"Estimated: the longest of arithmetic, memory and messages, each at the chip's peak; a loop's body counts once{slices}.")
+        if program.get("loops"):
+            rounds = ", ".join(map(str, program["loops"]))
+            console.print(f"{name}: of loops of {rounds} rounds one is in TFLOP, moved and estimated", markup=False)
+    if any("seconds" in program for program in found["programs"].values()):
+        slices = "; messages between slices are not in it" if "*" in found["topology"] else ""
+        text = f"Estimated: the longest of arithmetic, memory and messages, each at the chip's peak ({_PEAKS_SOURCE}){slices}."
+        console.print(text, markup=False)
 
 
 def _gib(size: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
+_QUICK_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}  # of LLVM; 3 takes twice as long
 _COMPILER_OPTIONS = {
     "cpu": {
         # XLA:CPU lowers convolutions to YNNPACK fusions, whose weight gradients are 2.5-7 times slower than they need be.
@@ -19,13 +20,10 @@ _COMPILER_OPTIONS = {
 }
 
 
-_QUICK_OPTIONS = {"cpu": {"xla_backend_optimization_level": 1}}
-
-
 def jit(fun: Callable, platform: str | None = None, *, once: bool = False, **kwargs) -> Callable:
     """`jax.jit` with the compiler options that a platform needs; by default the default backend's.
 
-    With `once`, of a function that is called once, compilation takes half the time, and gives slower code.
+    With `once`, of a function that is hardly called more than once, compilation takes half the time, and gives slower code.
 
     Starts the backend: call it where functions are built, not at import.
     """

@@ -5,15 +5,13 @@ docs/pods.json holds, by name, what these commands wrote (ResNet38 at crop 321, 
 python launch.py --mode=compile --config=configs/voc.py --programs=train --topology=T \\
   --config.model.dtype=D --config.stages.batch_size=N --config.classifier.batch_size=N --output=FILE
 
-python docs/pods.py FILE ...     gathers files into docs/pods.json
+python docs/pods.py FILE ...     gathers files, of names like v5e_4x4_bfloat16_16.json (16 photos a chip), into docs/pods.json
 python docs/pods.py              prints and draws (needs matplotlib)
 """
 
 import json
 import pathlib
 import sys
-
-import matplotlib.pyplot as plt
 
 folder = pathlib.Path(__file__).parent
 store = folder / "pods.json"
@@ -58,6 +56,8 @@ for name in ("1x1", "2x2", "4x4", "8x8", "16x16"):
     scaling = points[0][1] / points[-1][1]
     times = f"{1000 * points[-1][2]:.1f} | {1000 * points[-1][1]:.1f} | {16 * run['chips'] / points[-1][2]:.0f}"
     print(f"| {run['chips']} | {sent / 1e6:.0f} | {times} | {100 * scaling:.1f}% |")
+
+import matplotlib.pyplot as plt  # noqa: E402  of no requirements of ours: the tables above do without
 
 figure, (scaling, memory) = plt.subplots(1, 2, figsize=(9, 3.4))
 chips = [n for n, *_ in points]

@@ -18,28 +18,31 @@ from auxseg_jax import hosts, preemption
 DEVICES = 4
 
 
-def start(*arguments):
-    """The two processes, with 4 devices each."""
+def start(*arguments, processes=2):
+    """The processes of a run, with 8 devices together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"--xla_force_host_platform_device_count={2 * DEVICES // processes}"
+    together = (f"--coordinator=127.0.0.1:{port}", f"--processes={processes}") if processes > 1 else ()
     return [
         subprocess.Popen(
-            [sys.executable, "launch.py", *arguments, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={index}"],
+            [sys.executable, "launch.py", *arguments, *together, *([f"--process={index}"] if together else [])],
             cwd=REPOSITORY,
             env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for index in range(2)
+        for index in range(processes)
     ]
 
 
 def wait_for(lines, log, *processes):
     """Until so many lines are in the log of the metrics."""
+    end = time.monotonic() + 240
     while not (log.exists() and len(log.read_text().splitlines()) >= lines):
+        assert time.monotonic() < end, "nothing happened"
         assert all(process.poll() is None for process in processes), "".join(process.stdout.read() for process in processes)
         time.sleep(0.05)
 
@@ -67,10 +70,16 @@ def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     both[1].send_signal(signal.SIGTERM)  # one machine is to go: both stop at the same step
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [preemption.EXIT_CODE] * 2, "\n".join(outputs)
-    where = [re.search(r"stopped by SIGTERM (at step \d+|after \w+)", output) for output in outputs]
+    where = [re.search(r"stopped by SIGTERM (at step \d+|after \S+)", output) for output in outputs]
     assert all(where) and where[0][1] == where[1][1], outputs
     if step := where[0][1].partition("at step ")[2]:
         assert list(workdir.glob(f"*/checkpoints/{step}"))
+
+    (alone,) = start(*command, processes=1)  # what two processes saved, one goes on from, and then two again from what it saved
+    wait_for(len(log.read_text().splitlines()) + 1, log, alone)
+    alone.send_signal(signal.SIGTERM)
+    output = alone.communicate(timeout=120)[0]
+    assert alone.returncode == preemption.EXIT_CODE and "goes on" in output, output
 
     both = start(*command)
     outputs = [process.communicate(timeout=400)[0] for process in both]

@@ -353,7 +353,7 @@ def test_the_sweep_of_the_cams_and_the_networks_own_saliency(finished):
 @pytest.mark.slow
 def test_fully_supervised_is_marked_and_trains_on_the_masks(tmp_path):
     config = tiny_config(tmp_path, stages__count=1, stages__epochs=1, classifier__epochs=1)
-    config.supervision = "masks"
+    config.supervision, config.eval.max_buckets = "masks", 2  # as many as there are sizes
     results = stages.run(config, tmp_path / "run")
     assert results["fully_supervised"] and len(results["pseudo"]) == 1
     np.testing.assert_allclose(results["pseudo"][0]["miou_255_as_miss"], 100)

@@ -42,7 +42,7 @@ OPTIONS = {
 STEPS = 4
 
 
-def batch_of(index, size=8, side=16):
+def batch_of(index, size=8, side=20):  # 5 x 5 = 25 cells, which no mesh divides
     rng = np.random.default_rng(index)
     segmentation = rng.choice([0, 1, 2, 3, 255], (size, side, side)).astype(np.int32)
     segmentation[: size // 2, 8:] = 255  # devices hold different numbers of labelled pixels
@@ -304,6 +304,39 @@ def test_sigterm_saves_the_step_it_came_at(tmp_path, monkeypatch):
             fit(tmp_path / "halves")
     assert "3" in {path.name for path in (tmp_path / "halves/checkpoints").iterdir()}
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(fit(tmp_path / "halves")))
+
+
+def test_at_most_two_steps_are_under_way(tmp_path):
+    events = []
+
+    class Loss:
+        def __init__(self, step):
+            self.step = step
+
+        def block_until_ready(self):
+            events.append(("done", self.step))
+            return self
+
+        def __array__(self, *_, **__):
+            return np.float32(1)
+
+    def train_step(state, batch):
+        events.append(("begun", int(state.step) + 1))
+        return state.replace(step=state.step + 1), {"loss": Loss(int(state.step) + 1), "grad_norms": np.ones(1)}
+
+    mesh, _, state, _ = setup()
+    with Writer(tmp_path) as writer:
+        loop.fit("phase", state, train_step, batches, 6, tmp_path / "checkpoints", writer, mesh, log_every=6, checkpoint_every=6, keep=1)
+    begun = [index for index, (what, _) in enumerate(events) if what == "begun"]
+    assert len(begun) == 6
+    for index in begun[2:]:
+        assert ("done", events[index][1] - 2) in events[:index]
+
+
+def test_sigterm_where_nothing_is_to_save_ends_at_once():
+    script = "import os, signal, time; from auxseg_jax import preemption; preemption.install(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
+    ended = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    assert ended.returncode == preemption.EXIT_CODE == 143 and "stopped by SIGTERM; the same command goes on" in ended.stderr
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):

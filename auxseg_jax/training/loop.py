@@ -15,7 +15,7 @@ from auxseg_jax.training.step import TrainState
 from auxseg_jax.training.writer import Writer
 
 _AHEAD = 2
-"""Steps begun before the oldest of them has to be done: enough to keep the device busy. More would make SIGTERM wait, and the progress bar lie."""
+"""Steps that may be under way at once: enough to keep the device busy. More would make SIGTERM wait, and the progress bar lie."""
 
 
 class NonFiniteError(RuntimeError):
@@ -72,8 +72,8 @@ def fit(
                 batch = sharding.put_batch(next(stream), mesh)
                 state, metrics = train_step(state, batch)
                 window.append(metrics)
-                if len(window) > _AHEAD:
-                    jax.block_until_ready(window[-1 - _AHEAD])
+                if len(window) >= _AHEAD:
+                    jax.block_until_ready(window[-_AHEAD])
                 stop = preemption.asked()
                 save = stop or step % checkpoint_every == 0 or step == steps
                 if save or step % log_every == 0:
