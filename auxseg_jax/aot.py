@@ -173,7 +173,7 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
         temp_bytes, code_bytes.
       flops, moved_bytes: arithmetic; bytes read and written, as if nothing stayed in a cache. The body of a loop counts once, the whole program
         for each part.
-      loops: how often the bodies of those run that it knows of, more than once.
+      loops: where they come from; parts of a batch among them, where those are several.
       collectives: {kind: {"count", "bytes", "sent_bytes"}}: of results; sent by a device on a ring. Messages between slices are not in it.
       seconds: {"arithmetic", "memory", "messages"} at the chip's peaks, and step_seconds, the longest; utilization, arithmetic / step_seconds.
       largest: the biggest results of the main program, not of what it calls, padded as the device keeps them: [{"bytes", "shape", "operation"}].
@@ -200,7 +200,7 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
         "flops": parts * cost["flops"],
         "moved_bytes": parts * cost["bytes accessed"],
         "collectives": {kind: {key: parts * n for key, n in entry.items()} for kind, entry in collectives(text, devices).items()},
-        "loops": sorted((int(n) for n in re.findall(r'"known_trip_count":\{"n":"(\d+)"', text) if int(n) > 1), reverse=True),
+        "loops": re.findall(r' while\(.*op_name="([^"]*)"', text),
         "largest": _largest(text),
         "compile_seconds": round(time.monotonic() - started, 1),
     }
@@ -318,8 +318,7 @@ def show(found: dict[str, Any], console: rich.console.Console) -> None:
             kinds = ", ".join(f"{entry['count']} {kind} of {entry['bytes'] / 1e6:.3g} MB" for kind, entry in program["collectives"].items())
             console.print(f"{name}: {kinds}", markup=False)
         if program.get("loops"):
-            rounds = ", ".join(map(str, program["loops"]))
-            console.print(f"{name}: of loops of {rounds} rounds one is in TFLOP, moved and estimated", markup=False)
+            console.print(f"{name}: {len(program['loops'])} loops, as of affinities in blocks: one round of each is counted", markup=False)
     if any("seconds" in program for program in found["programs"].values()):
         slices = "; messages between slices are not in it" if "*" in found["topology"] else ""
         text = f"Estimated: the longest of arithmetic, memory and messages, each at the chip's peak ({_PEAKS_SOURCE}){slices}."

@@ -77,6 +77,7 @@ def test_eight_devices_of_the_cpu(monkeypatch, capsys):
     found = aot.run(config_of(fsdp=2), "cpu:8", programs=("train", "predict"))
     assert found["chips"] == 8 and found["mesh"] == {"data": 4, "fsdp": 2, "model": 1}
     train, predict = found["programs"]["train"], found["programs"]["predict"]
+    assert any("threefry" in loop for loop in train["loops"]) and not any("affinity" in loop for loop in train["loops"])  # one block holds it
     assert train["flops"] > 0 and train["memory_bytes"] >= train["argument_bytes"] > 0 and train["fits"] is None
     assert train["collectives"]["all-reduce"]["count"] >= 1 and not predict["collectives"]  # photos are alone
     whole = aot.run(config_of(), "cpu:1", programs=("train",))["programs"]["train"]
