@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
         signal.signal(signal.SIGINT, _stop)
     from auxseg_jax import aot, files, hosts, platform, preemption, profile, stages
     from auxseg_jax.report import table
-    from auxseg_jax.terminal import console, stdout
+    from auxseg_jax.terminal import console, first_line, stdout
     from auxseg_jax.training.loop import NonFiniteError
 
     several = _DISTRIBUTED.value or _COORDINATOR.value is not None
@@ -128,8 +128,11 @@ def main(argv: list[str]) -> None:
         if not several:
             raise
         traceback.print_exc()
-        first_line = str(error).partition("\n")[0]
-        _end(f"error: another process of the run is gone, or this one failed: {first_line}\nstart all of them again: they go on", 1, at_once=True)
+        _end(
+            f"error: another process of the run is gone, or this one failed: {first_line(error)}\nstart all of them again: they go on",
+            1,
+            at_once=True,
+        )
 
 
 def _stop(*_: Any) -> None:

@@ -20,8 +20,9 @@ import rich.table
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from auxseg_jax import checks, passes, sharding, stages
+from auxseg_jax import checks, passes, recipe, sharding
 from auxseg_jax.data import dataset, loader
+from auxseg_jax.terminal import first_line
 from auxseg_jax.training import step
 
 EFFORTS = ("fast", "full")
@@ -60,7 +61,7 @@ def run(config: ml_collections.ConfigDict, topology: str, effort: str = "fast", 
         raise ValueError(f"there is no program {min(unknown)!r}; there are {', '.join(PROGRAMS)}")
     devices, kind = _devices(topology)
     mesh = _mesh(config, devices)
-    stages.check_batch_sizes(config, mesh)
+    recipe.check_batch_sizes(config, mesh)
     if effort == "fast":
         jax.config.update("jax_optimization_level", "O0")
     jax.config.update("jax_enable_compilation_cache", False)
@@ -102,7 +103,7 @@ def _devices(topology: str) -> tuple[list[jax.Device], str]:
     except Exception as error:  # of the plugin; RuntimeError, ValueError, JaxRuntimeError, NotImplementedError
         if importlib.util.find_spec("libtpu") is None:
             raise ValueError("--mode=compile for a TPU needs libtpu: pip install libtpu") from error
-        raise ValueError(f"--topology={topology!r} is none that libtpu knows: {str(error).partition(chr(10))[0]}") from error
+        raise ValueError(f"--topology={topology!r} is none that libtpu knows: {first_line(error)}") from error
     return list(found.devices), kind
 
 
@@ -117,17 +118,17 @@ def _mesh(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> Mesh:
 def _programs(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lowered]]:
     """What lowers each program."""
     classes = dataset.num_classes(**config.data)
-    network = stages.build_network(config, classes)
-    params = stages.abstract_params(network, config)
+    network = recipe.build_network(config, classes)
+    params = recipe.abstract_params(network, config)
     # a pass over photos runs on the devices of one host
     first = mesh.devices.flat[0].process_index
     host = Mesh(np.array([device for device in mesh.devices.flat if device.process_index == first]), (sharding.DATA,))
-    grid = stages.grid_of(config)
+    grid = recipe.grid_of(config)
     height, width = (grid.at_least(n) for n in _PHOTO)
     photos = loader.photos_a_batch((height, width), config.eval.batch_size, config.eval.megapixels, host.size)
 
     def train() -> jax.stages.Lowered:
-        transform, train_step = stages.train_step_of(config, network, params, mesh, steps=1000)
+        transform, train_step = recipe.train_step_of(config, network, params, mesh, steps=1000)
         count, crop = config.stages.batch_size, config.augment.crop
         batch = {
             "image": ((count, crop, crop, 3), np.float32),
@@ -149,12 +150,12 @@ def _programs(config: ml_collections.ConfigDict, mesh: Mesh) -> dict[str, Callab
         return passes.jit(function, host).lower(params, _abstract({key: batch[key] for key in keys}, host))
 
     everything = ("image", "inside", "labels", "saliency")
-    initial, updated = stages.initial_labels_of(config, network), stages.updated_labels_of(config, network)
-    segmentation = stages.segmentation_of(config, network)
+    initial, updated = recipe.initial_labels_of(config, network), recipe.updated_labels_of(config, network)
+    segmentation = recipe.segmentation_of(config, network)
     return {
         "train": train,
-        "cam": lambda: over_photos(initial, stages.classifier_part(params), everything),
-        "update": lambda: over_photos(updated, {"stage": params, "classifier": stages.classifier_part(params)}, everything),
+        "cam": lambda: over_photos(initial, recipe.classifier_part(params), everything),
+        "update": lambda: over_photos(updated, {"stage": params, "classifier": recipe.classifier_part(params)}, everything),
         "predict": lambda: over_photos(segmentation, params, ("image", "inside")),
     }
 
@@ -218,9 +219,8 @@ def _analyse(lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, p
 
 def _too_much(error: str) -> int | None:
     """The bytes that a program would need, of the compiler's words when they are not there; None: it says something else."""
-    used = re.search(r"memory space hbm\. Used ([\d.]+)([KMGT]) of|on HBM, the total memory required for HLO temporaries \(([\d.]+)([KMGT])\)", error)
-    number, unit = (group for group in used.groups() if group) if used else (None, None)
-    return int(float(number) * 1024 ** ("KMGT".index(unit) + 1)) if used else None
+    used = re.search(r"(?:memory space hbm\. Used |on HBM, the total memory required for HLO temporaries \()([\d.]+)([KMGT])(?: of|\))", error)
+    return int(float(used[1]) * 1024 ** ("KMGT".index(used[2]) + 1)) if used else None
 
 
 def collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:

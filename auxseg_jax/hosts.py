@@ -83,11 +83,11 @@ def _everyones(array: np.ndarray) -> list[np.ndarray]:
     return [row[:n].view(array.dtype).reshape((-1, *shape) if array.ndim else ()) for row, n in zip(rows, lengths, strict=True)]
 
 
-def first_alone(work: Callable[[], Any]) -> Any:
-    """work() by the first process, then by the others, which find what it left; an error of the first is raised by all.
+def by_first(work: Callable[[], Any]) -> Any:
+    """What work() gives, by the first process alone, and None in the others, when it is done; an error of the first is raised by all.
 
     Raises:
-      ValueError: the first process failed; or what `work` raised here.
+      ValueError: the first process failed; or there, what `work` raised.
     """
     result, error = None, None
     if is_first():
@@ -97,4 +97,10 @@ def first_alone(work: Callable[[], Any]) -> Any:
             error = raised
     if not agreed(error is None):
         raise error or ValueError("the first process of the run could not do its part; it says why")
+    return result
+
+
+def first_alone(work: Callable[[], Any]) -> Any:
+    """work() by the first process, then by the others, which find what it left; errors as of `by_first`, and those of `work` here."""
+    result = by_first(work)
     return result if is_first() else work()

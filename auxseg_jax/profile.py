@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from auxseg_jax import checks, files, platform, sharding, stages
+from auxseg_jax import checks, files, platform, recipe, sharding
 from auxseg_jax.data import dataset, features, loader
 from auxseg_jax.models import auxsegnet
 from auxseg_jax.pseudo import crf as crf_lib
@@ -43,9 +43,9 @@ def run(config: ml_collections.ConfigDict) -> dict[str, Any]:
     section = config.stages
     mesh = sharding.make_mesh(**config.mesh)
     data = dataset.prepare(**config.data)
-    network = stages.build_network(config, data.num_classes)
-    params = step.make_init(network, (config.augment.crop, config.augment.crop), mesh)(jax.random.key(config.seed))
-    transform, train_step = stages.train_step_of(config, network, params, mesh, steps=1000)
+    network = recipe.build_network(config, data.num_classes)
+    params = recipe.init_of(config, network, mesh)(jax.random.key(config.seed))
+    transform, train_step = recipe.train_step_of(config, network, params, mesh, steps=1000)
     state = step.create_state(params, transform, config.seed, mesh)
     with tempfile.TemporaryDirectory() as folder:
         source = data.photos(data.train_split)

@@ -33,16 +33,15 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import checks, files, hosts, passes, platform, predict, preemption, sharding, trees
+from auxseg_jax import checks, files, hosts, passes, platform, predict, preemption, recipe, sharding, trees
 from auxseg_jax.data import dataset as dataset_lib
 from auxseg_jax.data import loader
 from auxseg_jax.evaluation import metrics, score
-from auxseg_jax.grid import Grid
-from auxseg_jax.models import auxsegnet, pretrained
+from auxseg_jax.models import auxsegnet
 from auxseg_jax.pseudo import update
 from auxseg_jax.report import manifest
 from auxseg_jax.terminal import console
-from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
+from auxseg_jax.training import checkpoint, loop, optimizer, step
 from auxseg_jax.training.writer import Writer
 
 _FREE = ("mesh/", "loader/", "log/", "data/cache_dir", "compilation_cache")
@@ -58,45 +57,45 @@ class Run:
         self.config, self.workdir = config, workdir
         self.mesh: Mesh = sharding.make_mesh(**config.mesh)
         self.local = sharding.local_mesh(self.mesh)
-        check_batch_sizes(config, self.mesh)
+        recipe.check_batch_sizes(config, self.mesh)
         self.data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
         if config.supervision == "masks" and not self.data.has_masks(self.data.train_split):
             raise ValueError(f"supervision=masks: the split {self.data.train_split!r} has no pixel labels")
-        self.network = build_network(config, self.data.num_classes)
+        self.network = recipe.build_network(config, self.data.num_classes)
 
     def try_out(self) -> None:
         """What would fail only when a phase begins fails here: patterns of parameters, weights that do not fit."""
-        shapes = abstract_params(self.network, self.config)
+        shapes = recipe.abstract_params(self.network, self.config)
         optimizer.make_optimizer(shapes, 1, lr=0.0, **self.config.optimizer)
-        load_pretrained(self.config, shapes)
+        recipe.load_pretrained(self.config, shapes)
 
-    # What several phases run is traced and compiled once.
+    # Each of these programs is of several phases, and traced and compiled once.
 
     @functools.cached_property
     def init(self) -> Callable[[jax.Array], dict]:
         """Key -> initialised parameters."""
-        return step.make_init(self.network, (self.config.augment.crop,) * 2, self.mesh)
+        return recipe.init_of(self.config, self.network, self.mesh)
 
     @functools.cached_property
     def stage_step(self) -> tuple[optax.GradientTransformation, Callable]:
         """Optimiser and train step of the stages."""
-        shapes, steps = abstract_params(self.network, self.config), self.steps("stages")
-        return train_step_of(self.config, self.network, shapes, self.mesh, steps)
+        shapes, steps = recipe.abstract_params(self.network, self.config), self.steps("stages")
+        return recipe.train_step_of(self.config, self.network, shapes, self.mesh, steps)
 
     @functools.cached_property
     def updated_labels(self) -> Callable[[dict, dict], dict]:
         """Label update of a batch of photos."""
-        return passes.jit(updated_labels_of(self.config, self.network), self.local)
+        return passes.jit(recipe.updated_labels_of(self.config, self.network), self.local)
 
     @functools.cached_property
     def segmentation(self) -> Callable[[dict, dict], dict]:
         """Prediction for a batch of photos."""
-        return passes.jit(segmentation_of(self.config, self.network, show=("saliency",)), self.local)
+        return passes.jit(recipe.segmentation_of(self.config, self.network, show=("saliency",)), self.local)
 
     @functools.cached_property
     def postprocessed(self) -> Callable[[dict, dict], dict]:
         """Post-processed prediction for a batch of photos."""
-        return passes.jit(segmentation_of(self.config, self.network, post=True), self.local)
+        return passes.jit(recipe.segmentation_of(self.config, self.network, post=True), self.local)
 
     def steps(self, section: str) -> int:
         """Updates of a phase of training."""
@@ -105,20 +104,20 @@ class Run:
 
     def first_params(self) -> dict:
         """Parameters before any training: initialised by the seed, with the weights that the config starts from."""
-        return load_pretrained(self.config, self.init(jax.random.key(self.config.seed)))
+        return recipe.load_pretrained(self.config, self.init(jax.random.key(self.config.seed)))
 
     def classifier_params(self) -> dict:
         """Parameters that the classifier phase trained."""
-        shapes = classifier_part(abstract_params(self.network, self.config))
+        shapes = recipe.classifier_part(recipe.abstract_params(self.network, self.config))
         return checkpoint.load_params(self.workdir / "classifier" / "params", shapes, self.mesh)
 
     def stage_params(self, name: str) -> dict:
         """Parameters that a stage left."""
-        return checkpoint.load_params(self.workdir / name / "params", abstract_params(self.network, self.config), self.mesh)
+        return checkpoint.load_params(self.workdir / name / "params", recipe.abstract_params(self.network, self.config), self.mesh)
 
     def reader(self, split: str) -> loader.PhotoReader:
         """Whole photos of a split, this host's share of them."""
-        return make_reader(self.config, self.data.photos(split), self.data.sizes(split), self.local.size, hosts.share())
+        return recipe.make_reader(self.config, self.data.photos(split), self.data.sizes(split), self.local.size, hosts.share())
 
 
 def run(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any]:
@@ -199,11 +198,11 @@ def predict_photos(
     classes = files.read_json(workdir / "manifest.json")["data"]["classes"]
     platform.set_compilation_cache(config.compilation_cache)
     mesh = sharding.make_mesh()
-    network = build_network(config, len(classes) - 1)
-    params = checkpoint.load_params(stages[-1] / "params", abstract_params(network, config), mesh)
+    network = recipe.build_network(config, len(classes) - 1)
+    params = checkpoint.load_params(stages[-1] / "params", recipe.abstract_params(network, config), mesh)
     mesh = sharding.local_mesh(mesh)
-    reader = make_reader(config, photos, photos.sizes, mesh.size)
-    function = passes.jit(segmentation_of(config, network, post=post, show=show, point=point), mesh)
+    reader = recipe.make_reader(config, photos, photos.sizes, mesh.size)
+    function = passes.jit(recipe.segmentation_of(config, network, post=post, show=show, point=point), mesh)
     title = f"segmentation by {stages[-1].name}"
     predict.segment(title, function, params, reader, output, mesh, classes)
     files.write_bytes(epath.Path(output) / "classes.csv", _legend(classes).encode())
@@ -230,86 +229,6 @@ def evaluate_folder(config: ml_collections.ConfigDict, predictions: epath.PathLi
         raise ValueError(f"there is no split {split!r}; there are {config.data.train_split} and {config.data.val_split}")
     data = dataset_lib.prepare(**fields)
     return {"split": split} | score.score_folder(predictions, data, split)
-
-
-def check_batch_sizes(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
-    """Raises ValueError unless the batches of every phase can be shared by the devices of `mesh`."""
-    for name in ("classifier", "stages"):
-        try:
-            sharding.check_batch_size(config[name].batch_size, mesh, config[name].accumulate)
-        except ValueError as error:
-            raise ValueError(f"{name}.batch_size: {error}") from error
-
-
-def build_network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:
-    """The network that a config describes."""
-    return auxsegnet.build(num_classes=num_classes, model=config.model, affinity=config.affinity, tasks=config.tasks)
-
-
-def crf_options(config: ml_collections.ConfigDict, use: str) -> dict[str, Any]:
-    """Options of `crf.saliency` or `crf.segmentation`."""
-    return {"filter": config.crf.filter, **config.crf[use]}
-
-
-def grid_of(config: ml_collections.ConfigDict) -> Grid:
-    """The sizes that whole photos are padded to."""
-    return auxsegnet.grid(config.model, config.augment.crop)
-
-
-def initial_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
-    """`update.initial_labels` with a config's options."""
-    return functools.partial(update.initial_labels, network=network, grid=grid_of(config), cam=dict(config.cam), fusion=dict(config.fuse))
-
-
-def updated_labels_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
-    """`update.updated_labels` with a config's options."""
-    options = dict(walk=dict(config.walk), fusion=dict(config.fuse), crf=crf_options(config, "saliency"), **config.label_update)
-    return functools.partial(update.updated_labels, network=network, grid=grid_of(config), **options)
-
-
-def segmentation_of(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, post: bool = False, **options) -> Callable:
-    """`predict.labels_of` with a config's options: with `post` the views and the CRF of post-processing."""
-    options |= dict(config.post, crf=crf_options(config, "segmentation")) if post else dict(config.predict)
-    return functools.partial(predict.labels_of, network=network, grid=grid_of(config), **options)
-
-
-def train_step_of(
-    config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, params: dict, mesh: Mesh, steps: int, dense: bool = True
-) -> tuple[optax.GradientTransformation, Callable]:
-    """The optimiser and the train step of a stage of so many steps, or, if not `dense`, of the classifier phase. `params` may be shapes."""
-    section = config.stages if dense else config.classifier
-    frozen = [*config.optimizer.frozen]
-    if not dense:
-        frozen += [f"{name}(/.*)?" for name in params if name not in classifier_part(params)]
-    transform = optimizer.make_optimizer(params, steps, **dict(config.optimizer) | {"lr": section.lr, "frozen": frozen})
-    loss = losses.stage_losses if dense else losses.classifier_loss
-    switches = {"dense": dense, "frozen": frozen, "accumulate": section.accumulate}
-    return transform, step.make_train_step(network, transform, loss, dict(config.loss), mesh, **switches)
-
-
-def abstract_params(network: auxsegnet.AuxSegNet, config: ml_collections.ConfigDict) -> dict:
-    """Shapes of all parameters."""
-    image = jax.ShapeDtypeStruct((1, config.augment.crop, config.augment.crop, 3), np.float32)
-    return jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
-
-
-def classifier_part(params: dict) -> dict:
-    """What the classifier phase trains and leaves: nothing of the dense branches, so that networks that differ there can share it."""
-    return {name: part for name, part in params.items() if name in ("backbone", "cls_head")}
-
-
-def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
-    """`params` with the weights that the config starts from in place: `pretrained.path`, else ImageNet's, else none."""
-    path = config.pretrained.path
-    return pretrained.load(params, config.model.backbone.name, path) if path or config.pretrained.imagenet else params
-
-
-def make_reader(
-    config: ml_collections.ConfigDict, source: Any, sizes: list[tuple[int, int]], devices: int, share: tuple[int, int] = (0, 1)
-) -> loader.PhotoReader:
-    """Whole photos of a source, batched as `config.eval` says, for so many devices; of several hosts one's share."""
-    options = dict(config.eval) | dict(config.loader) | auxsegnet.normalisation(config.model)
-    return loader.PhotoReader(source, sizes, grid=grid_of(config), devices=devices, share=share, **options)
 
 
 def claim(config: ml_collections.ConfigDict, workdir: epath.Path, data: dataset_lib.Dataset) -> None:
@@ -354,9 +273,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: epath.Path) -> Non
 def _write_once(path: epath.Path, content: dict[str, Any]) -> None:
     """The first process writes JSON when all are here; all return when it is there."""
     hosts.wait(f"before {path.name}")
-    if hosts.is_first():
-        files.write_json(path, content)
-    hosts.wait(f"after {path.name}")
+    hosts.by_first(lambda: files.write_json(path, content))
 
 
 @contextlib.contextmanager
@@ -433,9 +350,9 @@ def _train_classifier(this: Run, directory: epath.Path) -> dict[str, Any]:
     config = this.config
     params = this.first_params()
     if config.tasks.cls:
-        train = train_step_of(config, this.network, params, this.mesh, this.steps("classifier"), dense=False)
+        train = recipe.train_step_of(config, this.network, params, this.mesh, this.steps("classifier"), dense=False)
         params = _fit(this, "classifier", directory, params, "classifier", train, labels=None, phase_seed=0)
-    checkpoint.save_params(directory / "params", classifier_part(params))
+    checkpoint.save_params(directory / "params", recipe.classifier_part(params))
     if not config.tasks.cls:
         return {}
     logits, labels = predict.classify("classifier mAP", this.network, params, this.reader(this.data.val_split), this.local)
@@ -464,7 +381,7 @@ def _fit(this: Run, name, directory, params, section, train, labels, phase_seed)
 
 def _initial_labels(this: Run, directory: epath.Path) -> dict[str, Any]:
     reader = this.reader(this.data.train_split)
-    labels_of = passes.jit(initial_labels_of(this.config, this.network), this.local)
+    labels_of = passes.jit(recipe.initial_labels_of(this.config, this.network), this.local)
     update.write_labels("CAM and initial labels", labels_of, this.classifier_params(), reader, directory / "pseudo", this.local)
     return {}
 

@@ -16,6 +16,11 @@ for _one in (console, stdout):
 _SECONDS_BETWEEN_LINES = 15.0
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that libraries add."""
+    return str(error).partition("\n")[0]
+
+
 class Progress:
     """Handle that `progress` gives: call `advance` after each piece of work."""
 

@@ -3,6 +3,9 @@
 import os
 import pathlib
 import signal
+import subprocess
+import sys
+import time
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, and so would the processes that tests start
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,6 +112,28 @@ def tiny_config(folder, **changes) -> ml_collections.ConfigDict:
         section, field = key.split("__")
         config[section][field] = value
     return config
+
+
+def launch(*arguments, **environment) -> subprocess.Popen:
+    """launch.py in a process of its own, what it says in one pipe."""
+    return subprocess.Popen(
+        [sys.executable, "launch.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(condition, *processes, seconds=240):
+    """Until condition(), while the processes run."""
+    end = time.monotonic() + seconds
+    while not condition():
+        ended = [process for process in processes if process.poll() is not None]
+        assert not ended, "".join(process.stdout.read() for process in ended)
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

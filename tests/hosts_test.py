@@ -1,7 +1,6 @@
 """Two processes of one run, on this machine: the same numbers as one, and what is left when one of them goes."""
 
 import json
-import os
 import re
 import signal
 import socket
@@ -11,40 +10,21 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, launch, wait_for
 
 from auxseg_jax import hosts, preemption
 
 DEVICES = 4
 
 
-def start(*arguments, processes=2):
-    """The processes of a run, with 8 devices together."""
+def start(*arguments):
+    """The two processes, with 4 devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={2 * DEVICES // processes}"
-    together = (f"--coordinator=127.0.0.1:{port}", f"--processes={processes}") if processes > 1 else ()
-    return [
-        subprocess.Popen(
-            [sys.executable, "launch.py", *arguments, *together, *([f"--process={index}"] if together else [])],
-            cwd=REPOSITORY,
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-
-
-def wait_for(lines, log, *processes):
-    """Until so many lines are in the log of the metrics."""
-    end = time.monotonic() + 240
-    while not (log.exists() and len(log.read_text().splitlines()) >= lines):
-        assert time.monotonic() < end, "nothing happened"
-        assert all(process.poll() is None for process in processes), "".join(process.stdout.read() for process in processes)
-        time.sleep(0.05)
+    together = (f"--coordinator=127.0.0.1:{port}", "--processes=2")
+    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    return [launch(*arguments, *together, f"--process={index}", XLA_FLAGS=flags) for index in range(2)]
 
 
 @pytest.mark.slow
@@ -55,18 +35,21 @@ def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     command += (f"--config.compilation_cache={config.compilation_cache}", f"--workdir={workdir}")
     log = workdir / "metrics.jsonl"
 
+    def lines():
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
     first, second = start(*command)
-    wait_for(3, log, first, second)
+    wait_for(lambda: lines() >= 3, first, second)
     second.kill()
     killed = time.monotonic()
     output = first.communicate(timeout=120)[0]
     assert first.returncode != 0 and time.monotonic() - killed < 60
     assert "another task died" in output or "another process of the run is gone" in output, output
     second.communicate()
-    lines = len(log.read_text().splitlines())
+    logged = lines()
 
     both = start(*command)
-    wait_for(lines + 2, log, *both)
+    wait_for(lambda: lines() >= logged + 2, *both)
     both[1].send_signal(signal.SIGTERM)  # one machine is to go: both stop at the same step
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [preemption.EXIT_CODE] * 2, "\n".join(outputs)
@@ -75,8 +58,9 @@ def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     if step := where[0][1].partition("at step ")[2]:
         assert list(workdir.glob(f"*/checkpoints/{step}"))
 
-    (alone,) = start(*command, processes=1)  # what two processes saved, one goes on from, and then two again from what it saved
-    wait_for(len(log.read_text().splitlines()) + 1, log, alone)
+    logged = lines()
+    alone = launch(*command)  # 8 devices: what two processes saved, one goes on from, and then two again from what it saved
+    wait_for(lambda: lines() > logged, alone)
     alone.send_signal(signal.SIGTERM)
     output = alone.communicate(timeout=120)[0]
     assert alone.returncode == preemption.EXIT_CODE and "goes on" in output, output

@@ -26,10 +26,11 @@ ALLOWED = {
     "evaluation": LEAVES | {"data"},
     "predict": LEAVES | {"models", "data", "passes", "pseudo"},
     "report": {"data"},
-    "profile": LEAVES | {"checks", "stages", "data", "models", "training", "pseudo"},
-    "aot": LEAVES | {"checks", "stages", "data", "training", "passes"},
+    "recipe": LEAVES | {"data", "models", "pseudo", "training", "predict"},
+    "profile": LEAVES | {"checks", "recipe", "data", "models", "training", "pseudo"},
+    "aot": LEAVES | {"checks", "recipe", "data", "training", "passes"},
     "checks": {"sharding", "data", "models", "training", "pseudo", "predict"},
-    "stages": LEAVES | {"checks", "data", "models", "training", "pseudo", "evaluation", "passes", "predict", "report"},
+    "stages": LEAVES | {"checks", "recipe", "data", "models", "training", "pseudo", "evaluation", "passes", "predict", "report"},
 }
 FILES = sorted((REPOSITORY / "auxseg_jax").rglob("*.py"))
 

@@ -20,7 +20,7 @@ import optax
 import pytest
 from conftest import recorded_arrays
 
-from auxseg_jax import platform, stages, trees
+from auxseg_jax import platform, recipe, trees
 from auxseg_jax.data import transforms
 from auxseg_jax.models import affinity, pretrained, resnet38, torch_names
 from auxseg_jax.models.layers import resize_bilinear
@@ -75,14 +75,14 @@ def weights_for(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def network():
     config = common.get_config("official")
     config.model.backbone = {"name": "resnet38", "remat": False}
-    return config, stages.build_network(config, 20)
+    return config, recipe.build_network(config, 20)
 
 
 @functools.cache
 def weights(seed: int) -> tuple[dict, dict[str, np.ndarray]]:
     """(parameters, the state dict they were made from)."""
     config, net = network()
-    template = stages.abstract_params(net, config)
+    template = recipe.abstract_params(net, config)
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), template)
     state = {key: weights_for(key, value.shape, seed) for key, value in torch_names.to_state_dict(blank, torch_names.auxsegnet).items()}
     params, report = pretrained.place(template, state, "resnet38")

@@ -2,20 +2,16 @@
 
 import importlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
-from conftest import REPOSITORY, tiny_config
+from conftest import REPOSITORY, launch, tiny_config, wait_for
 from PIL import Image
 
-from auxseg_jax import checks, files, profile, sharding, stages
+from auxseg_jax import checks, files, profile, recipe, sharding, stages
 from auxseg_jax.data import dataset, shapes, transforms
 from auxseg_jax.evaluation import metrics
 from auxseg_jax.models import auxsegnet
@@ -79,29 +75,8 @@ def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
         stages.run(tiny_config(tmp_path), tmp_path)
 
 
-def launch(*arguments, **kwargs):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.Popen(
-        [sys.executable, "launch.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **kwargs,
-    )
-
-
 def folders(config):
     return f"--config.data.cache_dir={config.data.cache_dir}", f"--config.compilation_cache={config.compilation_cache}"
-
-
-def wait_for(condition, process, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -198,8 +173,8 @@ def test_what_predict_shows_is_what_the_network_says(finished, tmp_path, block_m
     content["affinity"]["block_mib"] = block_mib
     (tmp_path / "run/config.json").write_text(json.dumps(content))
     stages.predict_photos(tmp_path / "run", str(tmp_path / "a.png"), tmp_path / "masks", show=("overlay", "cam", "affinity"), point=(33, 5))
-    network = stages.build_network(config, len(shapes.CLASSES) - 1)
-    params = checkpoint.load_params(workdir / "stage_01/params", stages.abstract_params(network, config), sharding.make_mesh(data=1))
+    network = recipe.build_network(config, len(shapes.CLASSES) - 1)
+    params = checkpoint.load_params(workdir / "stage_01/params", recipe.abstract_params(network, config), sharding.make_mesh(data=1))
     spec = auxsegnet.normalisation(config.model)
     outputs = network.apply({"params": params}, transforms.normalize(photo, **spec)[None])
     height, width = outputs["cam"].shape[1:3]
@@ -387,7 +362,7 @@ def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
 def test_every_variant_can_be_built(name, argument):
     config = importlib.import_module(f"configs.{name}").get_config(argument)
     checks.check(config)
-    params = stages.abstract_params(stages.build_network(config, 20), config)
+    params = recipe.abstract_params(recipe.build_network(config, 20), config)
     optimizer.make_optimizer(params, 10, lr=0.1, **config.optimizer)
     assert ("m" in params["seg_affinity"]) == ("paper" not in argument and "official" not in argument)
     assert ("conv" in params["seg_head"]) == ("paper" not in argument)

@@ -13,12 +13,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from auxseg_jax import hosts, sharding
-from auxseg_jax.terminal import console
+from auxseg_jax.terminal import console, first_line
 from auxseg_jax.training.step import TrainState
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
@@ -31,7 +27,7 @@ def _written(directory: epath.Path, work: Callable[[], Any]) -> None:
     try:
         work()
     except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
-        raise OSError(f"a checkpoint in {directory} cannot be written: {_first_line(error)}") from error
+        raise OSError(f"a checkpoint in {directory} cannot be written: {first_line(error)}") from error
 
 
 class Checkpoints:
@@ -52,7 +48,7 @@ class Checkpoints:
             create=True,
         )
         self._directory = _absolute(directory)
-        hosts.first_alone(self._put_aside_broken_metrics)
+        hosts.by_first(self._put_aside_broken_metrics)
         # with a handler named, a checkpoint that lacks its content does not change what the others are taken for
         self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler())
 
@@ -67,7 +63,7 @@ class Checkpoints:
         try:
             self._manager.close()
         except Exception as error:  # said, for the exception that is on its way must not be lost
-            console.print(f"a checkpoint in {self._directory} was not finished: {_first_line(error)}", markup=False)
+            console.print(f"a checkpoint in {self._directory} was not finished: {first_line(error)}", markup=False)
 
     def save(self, state: TrainState, loss: float) -> float:
         """Starts writing `state`; returns once it is copied off the devices, with the seconds that took."""
@@ -94,13 +90,13 @@ class Checkpoints:
             try:
                 restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
             except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
-                console.print(f"the checkpoint {self._directory / str(step)} cannot be read: {_first_line(error)}", markup=False)
+                console.print(f"the checkpoint {self._directory / str(step)} cannot be read: {first_line(error)}", markup=False)
             if hosts.total(np.array(restored is not None, np.int64)) < processes:
                 broken.append(step)
                 continue
             if broken:
                 console.print(f"the one of step {step} is used", markup=False)
-                hosts.first_alone(lambda: [self._put_aside(step) for step in broken] if hosts.is_first() else None)
+                hosts.by_first(lambda: [self._put_aside(step) for step in broken])
                 self._manager.reload()
             return restored
         if broken:
@@ -109,7 +105,7 @@ class Checkpoints:
 
     def _put_aside_broken_metrics(self) -> None:
         """Orbax reads the losses of all checkpoints when it begins, and gives up at one that it cannot read."""
-        if not (hosts.is_first() and self._directory.exists()):
+        if not self._directory.exists():
             return
         for path in self._directory.iterdir():
             metrics = path / "metrics" / "metrics"
@@ -117,7 +113,7 @@ class Checkpoints:
                 try:
                     json.loads(metrics.read_text())
                 except ValueError as error:
-                    console.print(f"the checkpoint {path} cannot be read: {metrics}: {_first_line(error)}", markup=False)
+                    console.print(f"the checkpoint {path} cannot be read: {metrics}: {first_line(error)}", markup=False)
                     self._put_aside(int(path.name))
 
     def _put_aside(self, step: int) -> None:
