@@ -1,14 +1,20 @@
-# make demo   the whole method on generated photos, in minutes, on a laptop
-# make test   all tests
+# make demo    the whole method on generated photos, in minutes, on a laptop
+# make quick   fast tests, to use while working
+# make test    style and all tests, as CI runs them
+# make docs    writes docs/configuration.md from the declared fields
 VENV := .venv
 PYTHON3 ?= python3
 PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= workdirs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo quick test lint docs clean
 
 demo: $(VENV)/installed
-	$(PYTHON) launch.py --config=configs/demo.py --workdir=$(WORKDIR)
+	$(PYTHON) launch.py train --config=demo --workdir=$(WORKDIR)
+
+quick: $(VENV)/installed-test
+	$(PYTHON) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test: $(VENV)/installed-test lint
 	$(PYTHON) -m pytest -n 2 --dist worksteal
@@ -17,14 +23,18 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-$(VENV)/installed: requirements.txt
+docs: $(VENV)/installed
+	$(PYTHON) -m auxseg_jax.config.reference > docs/configuration.md
+
+$(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed, this is " + sys.version.split()[0])'
 	test -x $(VENV)/bin/pip || $(PYTHON3) -m venv $(VENV) || { rm -rf $(VENV); echo "python3-venv is missing; install it"; exit 1; }
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed requirements-test.txt
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(PIP) -r requirements-test.txt
 	touch $@
 
 clean:

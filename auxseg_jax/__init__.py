@@ -1,3 +1,55 @@
-"""AuxSegNet+ in JAX/Flax: weakly supervised semantic segmentation with auxiliary tasks and dual-affinity learning."""
+"""AuxSegNet+ in JAX: weakly supervised semantic segmentation from image-level labels.
 
-__version__ = "0.1.0"
+    import auxseg_jax
+
+    config = auxseg_jax.load_config("msrc", **{"data.root": "photos", "stages.count": 2})
+    results = auxseg_jax.train(config, "workdirs/photos")
+    predictor = auxseg_jax.load("workdirs/photos")
+    (prediction,) = predictor.predict(["cow.jpg"])
+    prediction.labels, predictor.classes
+
+Importing the package is quick: JAX and the rest are imported at the first use of one of these
+names.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+if TYPE_CHECKING:
+    from auxseg_jax.api import (
+        Evaluation,
+        Prediction,
+        Predictor,
+        Results,
+        UserError,
+        evaluate,
+        load,
+        load_config,
+        train,
+    )
+
+__all__ = [
+    "Evaluation",
+    "Prediction",
+    "Predictor",
+    "Results",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from auxseg_jax import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,28 +1,29 @@
-"""Which image sizes suit a network that was trained on crops of one size."""
+"""Image sizes that suit a network trained on crops of one size."""
 
 from typing import NamedTuple
 
 
 class Grid(NamedTuple):
-    """The image sizes at which a network samples as it did in training: those that leave the remainder of the crop.
+    """The image sizes at which a network samples as it did in training.
 
-    Where the cells of the output lie depends on how each strided convolution pads: at stride 16, cell i of 224 pixels is
-    centred at pixel 16 i + 15, but of 213 pixels at 16 i + 4. The network has learned the first; at another remainder its
-    maps are off by up to a cell.
+    These are the sizes that leave the same remainder as the crop, divided by the stride. Where the
+    cells of the output lie depends on how each strided convolution pads: at stride 16, cell i of
+    224 pixels is centred at pixel 16 i + 15, but of 213 pixels at 16 i + 4. The network has learned
+    the first. At another remainder its maps are off by up to a cell.
 
     Attributes:
       stride: pixels a cell of the output.
-      remainder: of the training crop, divided by the stride.
+      remainder: the training crop modulo the stride, pixels.
     """
 
     stride: int
     remainder: int
 
     def at_least(self, size: int) -> int:
-        """The smallest size of the grid that is not below `size`."""
+        """Returns the smallest size of the grid that is not below `size`."""
         return size + (self.remainder - size) % self.stride
 
     def nearest(self, size: float) -> int:
-        """The size of the grid, above 0, that is closest to `size`."""
+        """Returns the size of the grid, above 0, that is closest to `size`."""
         cells = round((size - self.remainder) / self.stride)
         return max(cells, 0 if self.remainder else 1) * self.stride + self.remainder

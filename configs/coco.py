@@ -1,22 +1,24 @@
-"""MS COCO 2014: train (82,783 photos, image-level labels) to train, val (40,504) to evaluate; the paper's recipe.
+"""MS COCO 2014 with the paper's recipe: train (82,783 photos) to train, val (40,504) to evaluate.
 
-python launch.py --config=configs/coco.py --config.data.root=DIR --config.pretrained.path=resnet38.params --workdir=W
+auxseg train --config=coco --config.data.root=DIR --config.pretrained.path=FILE --workdir=W
 
 DIR is the official layout, with saliency maps:
 
 annotations/instances_{train,val}2014.json, train2014/, val2014/     https://cocodataset.org
 Saliency/<id>.png                                                    of any saliency network;
-                          python -m auxseg_jax.data.saliency --root DIR --photos train2014 val2014 makes them
+                          auxseg saliency --root=DIR --photos train2014 val2014 makes them
 
-The paper: 33.9 on val (AuxSegNet, ICCV 2021). Not run here yet: no such figure of this code is known.
+The paper: 33.9 on val (AuxSegNet, ICCV 2021). It was not run here yet: no such figure of this code
+is known.
 
-After the file's name, separated by commas: a preset (paper, official) and a backbone (efficientnet_lite0, resnet50, resnet101). The paper's
-ResNet38 is the default; it starts from a file of ImageNet weights.
+After the name, separated by commas: a preset (paper, official) and a backbone (efficientnet_lite0,
+resnet50, resnet101), as in coco:official. The paper's ResNet38 is the default; it starts from a
+file of ImageNet weights.
 """
 
 import ml_collections
 
-from configs import common
+from auxseg_jax.configs import common
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -26,5 +28,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
       arg: what the module lists, separated by commas.
     """
     config, _ = common.with_words(arg, "configs/coco.py", backbone="resnet38")
-    config.data.update({"builder": "coco2014_wsss", "root": "", "saliency": "Saliency"})
+    common.set_data(config, "coco2014_wsss", saliency="Saliency")
     return config

@@ -1,20 +1,23 @@
 """The whole method on generated photos, in minutes on a laptop: `make demo`.
 
-python launch.py --config=configs/demo.py --workdir=workdirs/demo
+auxseg train --config=demo --workdir=workdirs/demo
+
+Seen (2 CPU cores, 4 minutes): val mIoU 79.3, post-processed 85.3.
 """
 
 import ml_collections
 
-from configs import common
+from auxseg_jax.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Three stages on 400 photos of four kinds of figures."""
     config = common.get_config()
-    config.data.update({"builder": "shapes", "seed": 0, "sizes": ((96, 96), (80, 112)), "train_photos": 400, "val_photos": 100})
+    sizes = ((96, 96), (80, 112))
+    common.set_data(config, "shapes", sizes=sizes, train_photos=400, val_photos=100)
     config.augment.crop = 80
     config.augment.jitter = 0.2
-    config.model.backbone = {"name": "tiny", "output_stride": 4, "width": 64}
+    common.set_backbone(config, "tiny", output_stride=4, width=64)
     config.model.channels = 32
     config.model.dilations = (1, 2, 3)
     config.model.dropout = 0.2
@@ -25,7 +28,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.cam.scales = (1.0,)
     config.label_update.scales = (1.0,)
     config.post.scales = (1.0,)
-    config.label_update.classifier_weight = 0.0  # without ImageNet behind it, the first classifier is the weakest of all
-    config.walk.restart = 0.8  # (oracle, like the weight above) 25 steps an epoch train the affinity only so far
+    # Both are oracle choices. Without ImageNet behind it, the first classifier is the weakest of
+    # all, and 25 steps an epoch train the affinity only so far.
+    config.label_update.classifier_weight = 0.0
+    config.walk.restart = 0.8
     config.eval.batch_size = 16
     return config

@@ -1,20 +1,21 @@
 """The whole method in seconds, on generated photos: for the tests. Its figures mean nothing.
 
-python launch.py --config=configs/tiny.py --workdir=workdirs/tiny
+auxseg train --config=tiny --workdir=workdirs/tiny
 """
 
 import ml_collections
 
-from configs import common
+from auxseg_jax.configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Two stages of a few steps."""
     config = common.get_config()
     config.mesh.data = 1
-    config.data.update({"builder": "shapes", "seed": 0, "sizes": ((32, 32), (24, 40)), "train_photos": 16, "val_photos": 8})
+    sizes = ((32, 32), (24, 40))
+    common.set_data(config, "shapes", sizes=sizes, train_photos=16, val_photos=8)
     config.augment.crop = 32
-    config.model.backbone = {"name": "tiny", "output_stride": 8, "width": 16}
+    common.set_backbone(config, "tiny", width=16)
     config.model.channels = 8
     config.model.dilations = (1, 2, 3)
     config.pretrained.imagenet = False

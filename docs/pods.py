@@ -2,10 +2,11 @@
 
 docs/pods.json holds, by name, what these commands wrote (ResNet38 at crop 321, preset plus):
 
-python launch.py --mode=compile --config=configs/voc.py --programs=train --topology=T \\
+auxseg compile --config=voc --programs=train --topology=T \\
   --config.model.dtype=D --config.stages.batch_size=N --config.classifier.batch_size=N --output=FILE
 
-python docs/pods.py FILE ...     gathers files, of names like v5e_4x4_bfloat16_16.json (16 photos a chip), into docs/pods.json
+python docs/pods.py FILE ...     gathers files into docs/pods.json; their names are like
+                                 v5e_4x4_bfloat16_16.json (16 photos a chip)
 python docs/pods.py              prints and draws (needs matplotlib)
 """
 
@@ -16,16 +17,30 @@ import sys
 folder = pathlib.Path(__file__).parent
 store = folder / "pods.json"
 if sys.argv[1:]:
-    keys = ("fits", "memory_bytes", "argument_bytes", "temp_bytes", "flops", "moved_bytes", "collectives", "seconds", "step_seconds", "utilization")
+    keys = (
+        "fits",
+        "memory_bytes",
+        "argument_bytes",
+        "temp_bytes",
+        "flops",
+        "moved_bytes",
+        "collectives",
+        "seconds",
+        "step_seconds",
+        "utilization",
+    )
     runs = {}
     for path in map(pathlib.Path, sys.argv[1:]):
         content = json.loads(path.read_text())
         train = content["programs"]["train"]
-        runs[path.stem] = {"chips": content["chips"], "mesh": content["mesh"]} | {key: train[key] for key in keys if key in train}
+        runs[path.stem] = {"chips": content["chips"], "mesh": content["mesh"]} | {
+            key: train[key] for key in keys if key in train
+        }
     store.write_text(json.dumps(runs, indent=1, sort_keys=True) + "\n")
 runs = json.loads(store.read_text())
 
-print("| topology | photos a chip | float32: GiB | TFLOP | moved GB | ms, utilization | bfloat16: GiB | TFLOP | moved GB | ms, utilization |")
+columns = "GiB | TFLOP | moved GB | ms, utilization"
+print(f"| topology | photos a chip | float32: {columns} | bfloat16: {columns} |")
 print("|---|---|---|---|---|---|---|---|---|---|")
 for topology in ("v5e_4x4", "v5e_16x16"):
     for photos in (1, 2, 4, 8, 16, 32, 64, 128):
@@ -40,11 +55,18 @@ for topology in ("v5e_4x4", "v5e_16x16"):
                 cells += [f"{run['memory_bytes'] / 2**30:.1f}, does not fit", "", "", ""]
             else:
                 fits = "" if run["fits"] else ", does not fit"
-                cells += [f"{run['memory_bytes'] / 2**30:.2f}{fits}", f"{run['flops'] / 1e12:.2f}", f"{run['moved_bytes'] / 1e9:.0f}"]
+                cells += [
+                    f"{run['memory_bytes'] / 2**30:.2f}{fits}",
+                    f"{run['flops'] / 1e12:.2f}",
+                    f"{run['moved_bytes'] / 1e9:.0f}",
+                ]
                 cells += [f"{1000 * run['step_seconds']:.0f}, {100 * run['utilization']:.0f}%"]
         print(f"| {topology.replace('_', ':')} | {photos} | {' | '.join(cells)} |")
 
-print("\n| chips | sent by a chip, MB | step, messages hidden: ms | one after the other: ms | photos/s, hidden | weak scaling, one after the other |")
+print(
+    "\n| chips | sent by a chip, MB | step, messages hidden: ms | one after the other: ms "
+    "| photos/s, hidden | weak scaling, one after the other |"
+)
 print("|---|---|---|---|---|---|")
 points = []
 for name in ("1x1", "2x2", "4x4", "8x8", "16x16"):
@@ -54,19 +76,39 @@ for name in ("1x1", "2x2", "4x4", "8x8", "16x16"):
     points.append((run["chips"], alone + messages, max(alone, messages)))
     sent = sum(entry["sent_bytes"] for entry in run["collectives"].values())
     scaling = points[0][1] / points[-1][1]
-    times = f"{1000 * points[-1][2]:.1f} | {1000 * points[-1][1]:.1f} | {16 * run['chips'] / points[-1][2]:.0f}"
+    times = f"{1000 * points[-1][2]:.1f} | {1000 * points[-1][1]:.1f}"
+    times += f" | {16 * run['chips'] / points[-1][2]:.0f}"
     print(f"| {run['chips']} | {sent / 1e6:.0f} | {times} | {100 * scaling:.1f}% |")
 
 import matplotlib.pyplot as plt  # noqa: E402  of no requirements of ours: the tables above do without
 
 figure, (scaling, memory) = plt.subplots(1, 2, figsize=(9, 3.4))
 chips = [n for n, *_ in points]
-scaling.semilogx(chips, [100 * points[0][1] / one_by_one for _, one_by_one, _ in points], "o-", base=2, label="messages one after the other")
-scaling.semilogx(chips, [100 * points[0][2] / hidden for *_, hidden in points], "o-", base=2, label="messages hidden")
-scaling.set(title="weak scaling, percent (16 photos a chip, bfloat16)", xlabel="chips of v5e", ylim=(80, 101))
+scaling.semilogx(
+    chips,
+    [100 * points[0][1] / one_by_one for _, one_by_one, _ in points],
+    "o-",
+    base=2,
+    label="messages one after the other",
+)
+scaling.semilogx(
+    chips,
+    [100 * points[0][2] / hidden for *_, hidden in points],
+    "o-",
+    base=2,
+    label="messages hidden",
+)
+scaling.set(
+    title="weak scaling, percent (16 photos a chip, bfloat16)",
+    xlabel="chips of v5e",
+    ylim=(80, 101),
+)
 scaling.legend(frameon=False)
 for dtype in ("float32", "bfloat16"):
-    found = [(n, runs[f"v5e_4x4_{dtype}_{n}"]["memory_bytes"] / 2**30) for n in (1, 2, 4, 8, 16, 32, 64, 128)]
+    found = [
+        (n, runs[f"v5e_4x4_{dtype}_{n}"]["memory_bytes"] / 2**30)
+        for n in (1, 2, 4, 8, 16, 32, 64, 128)
+    ]
     memory.plot(*zip(*found, strict=True), "o-", label=dtype)
 memory.axhline(15.75, color="grey", linewidth=1)
 memory.set(title="memory of a v5e chip, GiB", xlabel="photos a chip", ylim=(0, None))

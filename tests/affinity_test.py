@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from auxseg_jax import trees
-from auxseg_jax.models import affinity
+from auxseg_jax.models import affinity, fusion
 
 HEIGHT, WIDTH, CHANNELS = 7, 5, 6
 # float32 sums of at most 35 x 6 products of order 1
@@ -32,12 +32,17 @@ def twin(params, features, *, pairwise, unary, whiten, scale, inside=None):
         value = flat @ p["g/kernel"] + p["g/bias"]
         gathered = np.zeros_like(flat)
         if pairwise:
-            query, key = flat @ p["theta/kernel"] + p["theta/bias"], flat @ p["phi/kernel"] + p["phi/bias"]
+            query, key = (
+                flat @ p["theta/kernel"] + p["theta/bias"],
+                flat @ p["phi/kernel"] + p["phi/bias"],
+            )
             if whiten:
                 query, key = query - query[keep].mean(0), key - key[keep].mean(0)
             matrix = np.zeros((len(flat), len(flat)))
             for i in range(len(flat)):
-                row = np.array([query[i] @ key[j] for j in range(len(flat))]) / (np.sqrt(CHANNELS) if scale else 1)
+                row = np.array([query[i] @ key[j] for j in range(len(flat))]) / (
+                    np.sqrt(CHANNELS) if scale else 1
+                )
                 matrix[i, keep] = softmax(row[keep])
             affinities.append(matrix)
             gathered += matrix @ value
@@ -62,11 +67,13 @@ def test_task_affinity(rng, pairwise, unary, whiten, scale, inside_given):
     switches = {"pairwise": pairwise, "unary": unary, "whiten": whiten, "scale": scale}
     module = affinity.TaskAffinity(**switches)
     params = randomised(module.init(jax.random.key(0), features)["params"], rng)
-    found = module.apply({"params": params}, features, inside)
+    enhanced, maps, attention = module.apply({"params": params}, features, inside)
     expected = twin(params, features, **switches, inside=inside)
-    np.testing.assert_allclose(found[0], expected[0], **TOLERANCE)
-    matrix = found[1] and found[1].whole
-    for mine, theirs, switch in zip((matrix, found[2]), expected[1:], (pairwise, unary), strict=True):
+    np.testing.assert_allclose(enhanced, expected[0], **TOLERANCE)
+    matrix = maps[0].whole if maps else None
+    for mine, theirs, switch in zip(
+        (matrix, attention), expected[1:], (pairwise, unary), strict=True
+    ):
         assert (mine is not None) == switch
         if switch:
             np.testing.assert_allclose(mine, theirs, **TOLERANCE)
@@ -82,12 +89,15 @@ def test_no_affinity_leaves_the_features_alone(rng):
 
 def test_cross_task_fusion(rng):
     maps = [softmax(rng.normal(size=(1, 9, 8))).astype(np.float32) for _ in range(2)]
-    module = affinity.CrossTaskFusion()
+    module = fusion.CrossTaskFusion()
     params = randomised(module.init(jax.random.key(0))["params"], rng)
     params["conv_3x3"]["kernel"] *= 10  # the maps are small: make the gate depend on them
     weights = module.apply({"params": params})
-    found = affinity.fuse(maps, weights)
-    k3, k1, bias = (np.asarray(params[a][b], np.float64) for a, b in (("conv_3x3", "kernel"), ("conv_1x1", "kernel"), ("conv_1x1", "bias")))
+    found = fusion.fuse(maps, weights)
+    k3, k1, bias = (
+        np.asarray(params[a][b], np.float64)
+        for a, b in (("conv_3x3", "kernel"), ("conv_1x1", "kernel"), ("conv_1x1", "bias"))
+    )
     stacked = np.stack([m[0] for m in maps], -1)
     padded = np.pad(stacked, ((1, 1), (1, 1), (0, 0)))
     expected = np.zeros(stacked.shape[:2])
@@ -98,7 +108,7 @@ def test_cross_task_fusion(rng):
             expected[i, j] = gate @ stacked[i, j]
     assert np.ptp(expected.sum(1)) > 1e-3  # rows no longer sum to one value
     np.testing.assert_allclose(found[0], expected, **TOLERANCE)
-    with_halo = affinity.fuse([np.pad(m, ((0, 0), (1, 1), (0, 0))) for m in maps], weights, True)
+    with_halo = fusion.fuse([np.pad(m, ((0, 0), (1, 1), (0, 0))) for m in maps], weights, True)
     np.testing.assert_allclose(with_halo[0], expected, **TOLERANCE)
 
 
@@ -110,19 +120,33 @@ def test_blocks_of_rows_are_the_whole(rng, block, fused, normalized):
     inside = np.ones((2, 1, positions), bool)
     inside[1, :, 29:] = False
     sides = rng.normal(size=(2 if fused else 1, 2, 2, positions, CHANNELS)).astype(np.float32)
-    weights = affinity.FusionWeights(*(rng.normal(0, 5, shape).astype(np.float32) for shape in ((3, 3, 2, 2), (2, 2), (2,))))
+    weights = fusion.FusionWeights(
+        *(rng.normal(0, 5, shape).astype(np.float32) for shape in ((3, 3, 2, 2), (2, 2), (2,)))
+    )
     state = rng.random((2, positions, 3)).astype(np.float32)
 
     def moved(sides, weights, state, block):
         wholes = [None if block else affinity._attend(query, key, inside) for query, key in sides]
-        tasks = [affinity.Pairwise((q,), (k,), inside, None, w, block or positions) for (q, k), w in zip(sides, wholes, strict=True)]
-        together = affinity.fuse_pairwise(tasks, weights).replace(block=block or positions) if fused else tasks[0]
+        tasks = [
+            affinity.Pairwise((q,), (k,), inside, None, w, block or positions)
+            for (q, k), w in zip(sides, wholes, strict=True)
+        ]
+        together = (
+            affinity.combine(tasks, weights).replace(block=block or positions)
+            if fused
+            else tasks[0]
+        )
         together = together.normalize_rows() if normalized else together
         assert (together.whole is None) == bool(block)
         result = together.map_rows(lambda rows: rows @ state)
         return (result**2).sum(), result
 
-    found, wanted = (jax.jit(jax.value_and_grad(moved, (0, 1, 2), has_aux=True), static_argnums=3)(sides, weights, state, b) for b in (block, None))
+    found, wanted = (
+        jax.jit(jax.value_and_grad(moved, (0, 1, 2), has_aux=True), static_argnums=3)(
+            sides, weights, state, b
+        )
+        for b in (block, None)
+    )
     for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
@@ -134,16 +158,57 @@ def test_refine(rng, pairwise, unary):
     matrix = rng.random((2, positions, positions)).astype(np.float32) if pairwise else None
     attention = rng.random((2, positions)).astype(np.float32) if unary else None
     given = None if matrix is None else affinity.Pairwise.of(matrix)
-    found = affinity.refine([prediction[..., :2], prediction[..., 2:]], given, attention, [0.7, 0.2])
+    found = affinity.refine(
+        [prediction[..., :2], prediction[..., 2:]], given, attention, [0.7, 0.2]
+    )
     assert [p.shape[-1] for p in found] == [2, 1]
     for b in range(2):
         flat = prediction[b].reshape(positions, 3).astype(np.float64)
         expected = matrix[b] @ flat if pairwise else flat.copy()
         if unary:
-            expected += np.array([0.7, 0.7, 0.2]) * np.sum([attention[b, j] * flat[j] for j in range(positions)], 0)
-        np.testing.assert_allclose(np.concatenate(found, -1)[b].reshape(positions, 3), expected, rtol=2e-5, atol=2e-5)
+            expected += np.array([0.7, 0.7, 0.2]) * np.sum(
+                [attention[b, j] * flat[j] for j in range(positions)], 0
+            )
+        np.testing.assert_allclose(
+            np.concatenate(found, -1)[b].reshape(positions, 3), expected, rtol=2e-5, atol=2e-5
+        )
 
 
 def test_normalize_rows(rng):
     matrix = affinity.Pairwise.of(jnp.asarray(rng.random((2, 6, 6)), jnp.float32))
     np.testing.assert_allclose(matrix.normalize_rows().whole.sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_each_head_has_its_share_of_the_channels(rng, scale):
+    features = rng.normal(size=(2, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
+    module = affinity.TaskAffinity(unary=False, scale=scale, heads=2)
+    params = randomised(module.init(jax.random.key(0), features)["params"], rng)
+    enhanced, maps, _ = module.apply({"params": params}, features)
+    flat = features.reshape(2, -1, CHANNELS).astype(np.float64)
+    query, key, value = (
+        flat @ np.asarray(params[name]["kernel"], np.float64) + params[name]["bias"]
+        for name in ("theta", "phi", "g")
+    )
+    gathered = []
+    for head, part in zip(maps, (slice(0, 3), slice(3, 6)), strict=True):
+        logits = np.einsum("bid,bjd->bij", query[..., part], key[..., part])
+        matrix = softmax(logits / (np.sqrt(3) if scale else 1))
+        np.testing.assert_allclose(head.whole, matrix, **TOLERANCE)
+        gathered.append(matrix @ value[..., part])
+    out = np.concatenate(gathered, -1) @ params["W"]["kernel"] + params["W"]["bias"]
+    np.testing.assert_allclose(enhanced, (flat + out).reshape(features.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_gate_several_sources_are_averaged(rng):
+    positions, inside = HEIGHT * WIDTH, None
+    sides = rng.normal(size=(3, 2, 1, positions, CHANNELS)).astype(np.float32)
+    for block in (positions, 4):
+        sources = [
+            affinity.Pairwise.from_attention(affinity.Attention(q, k), inside, block)
+            for q, k in jnp.asarray(sides)
+        ]
+        mean = affinity.combine(sources, None)
+        expected = np.mean([softmax(np.einsum("bid,bjd->bij", q, k)) for q, k in sides], 0)
+        np.testing.assert_allclose(mean.map_rows(lambda rows: rows), expected, atol=1e-5)
+        np.testing.assert_allclose(mean.row(7), expected[:, 7], atol=1e-5)

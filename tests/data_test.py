@@ -8,14 +8,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auxseg_jax import files
 from auxseg_jax.data import dataset, features, loader, shapes, transforms
-from auxseg_jax.data.listing import DataError
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import images, storage
+from auxseg_jax.files.images import encode_png
 from auxseg_jax.grid import Grid
+from auxseg_jax.pixel_labels import IGNORE, palette
 
 NORMAL = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
-READER = {"threads": 2, "prefetch": 4}
-AUGMENT = {"crop": 32, "scale": (0.7, 1.3), "flip_probability": 0.5, "jitter": 0.2, "padding_is_background": False}
+READING = loader.ReadOptions(threads=2, prefetch=4)
+AUGMENT = {
+    "crop": 32,
+    "scale": (0.7, 1.3),
+    "scale_per": "photo",
+    "flip_probability": 0.5,
+    "jitter": 0.2,
+    "padding_is_background": False,
+}
+
+
+def augmentation(**changes):
+    return transforms.Augmentation(**(AUGMENT | changes), **NORMAL)
+
+
+def train_batches(data, start=0, seed=3, pseudo=None, reading=READING, **changes):
+    photos, options = data.photos("train"), augmentation(**changes)
+    source = loader.TrainSource(photos, pseudo, 4, range(4), seed, options)
+    return loader.train_batches(source, reading, start)
+
+
+def photo_reader(data, **options):
+    options = {"batch_size": 4, "megapixels": 1.0, "max_buckets": 2, "grid": Grid(8, 0)} | options
+    batching = loader.BatchOptions(**options, **NORMAL)
+    return loader.PhotoReader(data.photos("train"), data.sizes("train"), batching, READING)
 
 
 @pytest.fixture
@@ -32,16 +57,30 @@ def folder(tmp_path, rng):
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")
         for index, name in enumerate(ids):
             size = (20, 30) if index % 2 else (24, 18)
-            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(root / "JPEGImages" / f"{name}.jpg")
-            files.write_grey_png(root / "Saliency" / f"{name}.png", rng.integers(0, 256, size, np.uint8))
+            Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(
+                root / "JPEGImages" / f"{name}.jpg"
+            )
+            images.write_grey_png(
+                root / "Saliency" / f"{name}.png", rng.integers(0, 256, size, np.uint8)
+            )
             if split == "val":
-                files.write_label_png(root / "SegmentationClass" / f"{name}.png", rng.choice([0, 1, 2, 255], size).astype(np.uint8))
+                images.write_label_png(
+                    root / "SegmentationClass" / f"{name}.png",
+                    rng.choice([0, 1, 2, 255], size).astype(np.uint8),
+                )
     return root
 
 
 def prepare(root, tmp_path, **options):
     options = {"saliency": "Saliency", "labels": "image_labels.txt"} | options
-    return dataset.prepare(builder="voc_folder", train_split="train", val_split="val", cache_dir=str(tmp_path / "cache"), root=str(root), **options)
+    return dataset.prepare(
+        builder="voc_folder",
+        train_split="train",
+        val_split="val",
+        cache_dir=str(tmp_path / "cache"),
+        root=str(root),
+        **options,
+    )
 
 
 def test_voc_folder_round_trip(folder, tmp_path):
@@ -52,10 +91,15 @@ def test_voc_folder_round_trip(folder, tmp_path):
     np.testing.assert_array_equal(examples["a2"]["labels"], [1, 1])
     np.testing.assert_array_equal(examples["a3"]["labels"], [0, 0])
     assert examples["a1"]["image"] == (folder / "JPEGImages" / "a1.jpg").read_bytes()
-    np.testing.assert_array_equal(files.decode_plane(examples["a1"]["saliency"]), files.read_plane(folder / "Saliency" / "a1.png"))
+    np.testing.assert_array_equal(
+        images.decode_plane(examples["a1"]["saliency"]),
+        images.read_plane(folder / "Saliency" / "a1.png"),
+    )
     assert tuple(examples["a2"]["size"]) == (20, 30)
     masks = dict(data.masks("val"))
-    np.testing.assert_array_equal(masks["b2"], files.read_plane(folder / "SegmentationClass" / "b2.png"))
+    np.testing.assert_array_equal(
+        masks["b2"], images.read_plane(folder / "SegmentationClass" / "b2.png")
+    )
 
 
 def test_the_training_reader_has_no_masks(folder, tmp_path):
@@ -68,7 +112,11 @@ def test_the_training_reader_has_no_masks(folder, tmp_path):
 
 def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatch):
     built, original = [], dataset._download_and_prepare
-    monkeypatch.setattr(dataset, "_download_and_prepare", lambda builder: built.append(builder.name) or original(builder))
+    monkeypatch.setattr(
+        dataset,
+        "_download_and_prepare",
+        lambda builder: built.append(builder.name) or original(builder),
+    )
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: prepare(folder, tmp_path), range(2))
     assert [e["id"] for e in one.photos("train")] == [e["id"] for e in two.photos("train")]
@@ -87,10 +135,14 @@ def test_a_killed_preparation_is_made_anew(folder, tmp_path, monkeypatch):
 def test_a_changed_folder_is_prepared_anew(folder, tmp_path):
     first = prepare(folder, tmp_path)
     assert prepare(folder, tmp_path).digest == first.digest
-    (folder / "image_labels.txt").write_text((folder / "image_labels.txt").read_text().replace("a1 cat", "a1 dog"))
+    (folder / "image_labels.txt").write_text(
+        (folder / "image_labels.txt").read_text().replace("a1 cat", "a1 dog")
+    )
     second = prepare(folder, tmp_path)
     assert second.digest != first.digest
-    np.testing.assert_array_equal({e["id"]: e for e in second.photos("train")}[b"a1"]["labels"], [0, 1])
+    np.testing.assert_array_equal(
+        {e["id"]: e for e in second.photos("train")}[b"a1"]["labels"], [0, 1]
+    )
 
 
 def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
@@ -103,7 +155,7 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
     (folder / "Saliency" / "a3.png").unlink()
     (folder / "Saliency" / "a3.png").symlink_to(folder / "nowhere.png")
     (folder / "ImageSets/Segmentation/train.txt").write_text("a1\na1\n../secret\na2\na3\na4\nb1\n")
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         prepare(folder, tmp_path)
     text = str(error.value)
     for expected in (
@@ -126,44 +178,62 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
 
 
 def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
-    (folder / "JPEGImages" / "a1.jpg").write_bytes((folder / "JPEGImages" / "a1.jpg").read_bytes()[:200])
+    (folder / "JPEGImages" / "a1.jpg").write_bytes(
+        (folder / "JPEGImages" / "a1.jpg").read_bytes()[:200]
+    )
     (folder / "JPEGImages" / "a2.jpg").write_bytes(b"not a photo")
-    files.write_grey_png(folder / "Saliency" / "a3.png", np.zeros((5, 6), np.uint8))
+    images.write_grey_png(folder / "Saliency" / "a3.png", np.zeros((5, 6), np.uint8))
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "Saliency" / "a4.png")
-    files.write_label_png(folder / "Saliency" / "b1.png", np.full((24, 18), 200, np.uint8))
-    files.write_label_png(folder / "SegmentationClass" / "b1.png", np.full((24, 18), 9, np.uint8))
-    with pytest.raises(DataError) as error:
+    images.write_label_png(folder / "Saliency" / "b1.png", np.full((24, 18), 200, np.uint8))
+    images.write_label_png(folder / "SegmentationClass" / "b1.png", np.full((24, 18), 9, np.uint8))
+    with pytest.raises(UserError) as error:
         prepare(folder, tmp_path)
     text = str(error.value)
     for expected in (
         "a1: JPEGImages/a1.jpg cannot be read",
         "a2: JPEGImages/a2.jpg cannot be read: not a readable image",
         "a3: Saliency/a3.png is 6x5, the photo 18x24",
-        "a4: Saliency/a4.png cannot be read: expected an 8-bit grey or indexed PNG (mode L or P), found mode RGB",
+        "a4: Saliency/a4.png cannot be read: expected an 8-bit grey or indexed PNG "
+        "(mode L or P), found mode RGB",
         "b1: Saliency/b1.png cannot be read: expected greys, found indices of a palette",
         "b1: SegmentationClass/b1.png holds class indices [9]; the last class is 2",
     ):
         assert expected in text, f"{expected!r} is not in:\n{text}"
 
 
-@pytest.mark.parametrize("missing", ["classes.txt", "image_labels.txt", "ImageSets/Segmentation/val.txt", "Saliency", "."])
+@pytest.mark.parametrize(
+    "missing",
+    ["classes.txt", "image_labels.txt", "ImageSets/Segmentation/val.txt", "Saliency", "."],
+)
 def test_missing_files_are_named(folder, tmp_path, missing):
     path = folder / missing
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()
-    with pytest.raises(DataError, match="no saliency map <id>.png of any photo" if missing == "Saliency" else "there is no"):
+    with pytest.raises(
+        UserError,
+        match="no saliency map <id>.png of any photo" if missing == "Saliency" else "there is no",
+    ):
         prepare(folder, tmp_path)
 
 
 def test_shapes_are_a_function_of_the_seed(tmp_path):
-    make = {"builder": "shapes", "train_split": "train", "val_split": "val", "sizes": ((24, 32),), "train_photos": 3, "val_photos": 2}
+    make = {
+        "builder": "shapes",
+        "train_split": "train",
+        "val_split": "val",
+        "sizes": ((24, 32),),
+        "train_photos": 3,
+        "val_photos": 2,
+    }
     one, two = (dataset.prepare(**make, seed=s, cache_dir=str(tmp_path)) for s in (0, 1))
     again = dataset.prepare(**make, seed=0, cache_dir=str(tmp_path / "again"))
     assert [e["image"] for e in one.photos("train")] == [e["image"] for e in again.photos("train")]
     assert one.photos("train")[0]["image"] != two.photos("train")[0]["image"]
-    for example, (name, mask) in zip(sorted(one.photos("train"), key=lambda e: e["id"]), sorted(one.masks("train")), strict=True):
+    for example, (name, mask) in zip(
+        sorted(one.photos("train"), key=lambda e: e["id"]), sorted(one.masks("train")), strict=True
+    ):
         assert example["id"].decode() == name
         present = np.flatnonzero(example["labels"]) + 1
         assert set(present) == set(np.unique(mask)) - {0}
@@ -173,11 +243,19 @@ def test_shapes_are_a_function_of_the_seed(tmp_path):
 
 def test_transforms_keep_the_arrays_of_an_example_together(rng):
     grid = np.arange(40 * 50, dtype=np.float32).reshape(40, 50) / 2000
-    example = {"image": np.repeat(grid[..., None] * 255, 3, -1), "saliency": grid, "segmentation": np.ones((40, 50), np.uint8)}
+    example = {
+        "image": np.repeat(grid[..., None] * 255, 3, -1),
+        "saliency": grid,
+        "segmentation": np.ones((40, 50), np.uint8),
+    }
     for _ in range(20):
-        out = transforms.augment(example, rng, rng, **{**AUGMENT, "jitter": 0.0}, **NORMAL)
-        assert {k: v.shape for k, v in out.items()} == {"image": (32, 32, 3), "saliency": (32, 32), "segmentation": (32, 32)}
-        inside = out["segmentation"] != files.IGNORE
+        out = transforms.augment(example, rng, rng, augmentation(jitter=0.0))
+        assert {k: v.shape for k, v in out.items()} == {
+            "image": (32, 32, 3),
+            "saliency": (32, 32),
+            "segmentation": (32, 32),
+        }
+        inside = out["segmentation"] != IGNORE
         np.testing.assert_array_equal(out["saliency"] >= 0, inside)
         np.testing.assert_array_equal(out["image"][~inside], 0)
         restored = (out["image"][..., 0] * 128 + 127) / 255
@@ -185,22 +263,27 @@ def test_transforms_keep_the_arrays_of_an_example_together(rng):
 
 
 def test_padding_may_be_background(rng):
-    example = {"image": np.ones((8, 40, 3), np.float32), "saliency": np.ones((8, 40), np.float32), "segmentation": np.ones((8, 40), np.uint8)}
+    example = {
+        "image": np.ones((8, 40, 3), np.float32),
+        "saliency": np.ones((8, 40), np.float32),
+        "segmentation": np.ones((8, 40), np.uint8),
+    }
     out = transforms.crop_or_pad(example, 32, rng, padding_is_background=True)
     assert all(set(np.unique(value)) == {0, 1} for value in out.values())
     np.testing.assert_array_equal(out["segmentation"], out["saliency"])
 
 
 def test_a_batch_may_share_its_scale(generated, monkeypatch):
-    options = AUGMENT | NORMAL | {"flip_probability": 0.0, "jitter": 0.0}
     factors = []
-    monkeypatch.setattr(transforms, "rescale", lambda example, factor: factors.append(round(factor, 6)) or example)
+    monkeypatch.setattr(
+        transforms, "rescale", lambda example, factor: factors.append(round(factor, 6)) or example
+    )
 
     def drawn(scale_per, start=0):
         factors.clear()
-        stream = loader.train_batches(
-            generated.photos("train"), None, 4, range(4), 3, start, options | {"scale_per": scale_per}, threads=0, prefetch=0
-        )
+        reading = loader.ReadOptions(threads=0, prefetch=0)
+        changes = {"flip_probability": 0.0, "jitter": 0.0, "scale_per": scale_per}
+        stream = train_batches(generated, start, reading=reading, **changes)
         for _ in range(3):
             next(stream)
         return [tuple(factors[i : i + 4]) for i in range(0, 12, 4)]
@@ -222,13 +305,20 @@ def generated(tmp_path_factory):
     cache = str(tmp_path_factory.mktemp("data"))
     sizes = ((24, 32), (32, 24), (20, 40))
     return dataset.prepare(
-        builder="shapes", train_split="train", val_split="val", cache_dir=cache, seed=0, sizes=sizes, train_photos=11, val_photos=2
+        builder="shapes",
+        train_split="train",
+        val_split="val",
+        cache_dir=cache,
+        seed=0,
+        sizes=sizes,
+        train_photos=11,
+        val_photos=2,
     )
 
 
 def test_training_batches_are_a_function_of_seed_and_step(generated):
     def batches(start, count, seed=3):
-        stream = loader.train_batches(generated.photos("train"), None, 4, range(4), seed, start, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
+        stream = train_batches(generated, start, seed)
         return [next(stream) for _ in range(count)]
 
     whole = batches(0, 6)
@@ -241,18 +331,21 @@ def test_training_batches_are_a_function_of_seed_and_step(generated):
 def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
     for example in generated.photos("train"):
         name, size = example["id"].decode(), tuple(example["size"])
-        files.write_label_png(tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8))
-        files.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
-    stream = loader.train_batches(generated.photos("train"), tmp_path, 4, range(4), 0, 0, AUGMENT | NORMAL | {"scale_per": "photo"}, **READER)
+        images.write_label_png(
+            tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8)
+        )
+        images.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
+    stream = train_batches(generated, seed=0, pseudo=tmp_path)
     batch = next(stream)
-    assert set(np.unique(batch["segmentation"])) <= {2, 255} and batch["segmentation"].dtype == np.int32
+    assert (
+        set(np.unique(batch["segmentation"])) <= {2, 255}
+        and batch["segmentation"].dtype == np.int32
+    )
     np.testing.assert_allclose(batch["saliency"][batch["segmentation"] == 2], 0.2, atol=1e-6)
 
 
 def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
-    reader = loader.PhotoReader(
-        generated.photos("train"), generated.sizes("train"), batch_size=4, megapixels=1.0, **NORMAL, **READER, max_buckets=2, grid=Grid(4, 0)
-    )
+    reader = photo_reader(generated, grid=Grid(4, 0))
     seen = {}
     for batch in reader:
         last = len(batch.ids) - 1
@@ -270,21 +363,25 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
     picture = features.decode_image(example["image"])
     batch = next(b for b in reader if example["id"].decode() in b.ids)
     row = batch.ids.index(example["id"].decode())
-    np.testing.assert_array_equal(batch.arrays["image"][row, : picture.shape[0], : picture.shape[1]], transforms.normalize(picture, **NORMAL))
+    np.testing.assert_array_equal(
+        batch.arrays["image"][row, : picture.shape[0], : picture.shape[1]],
+        transforms.normalize(picture, **NORMAL),
+    )
 
 
-@pytest.mark.parametrize(("pixels", "devices", "count"), [(1e6, 2, 4), (32 * 40 * 3, 1, 3), (32 * 40 * 3, 2, 2), (1, 1, 1), (1, 2, 2)])
+@pytest.mark.parametrize(
+    ("pixels", "devices", "count"),
+    [(1e6, 2, 4), (32 * 40 * 3, 1, 3), (32 * 40 * 3, 2, 2), (1, 1, 1), (1, 2, 2)],
+)
 def test_of_large_photos_a_batch_has_fewer(generated, pixels, devices, count):
-    options = {"batch_size": 4, "megapixels": pixels / 1e6, "devices": devices, "max_buckets": 1, "grid": Grid(8, 0)}
-    reader = loader.PhotoReader(generated.photos("train"), generated.sizes("train"), **options, **NORMAL, **READER)
+    reader = photo_reader(generated, megapixels=pixels / 1e6, devices=devices, max_buckets=1)
     assert {len(batch.arrays["inside"]) for batch in reader} == {count}
 
 
 def test_hosts_share_the_photos(generated):
-    options = {"batch_size": 4, "megapixels": 1.0, "max_buckets": 2, "grid": Grid(8, 0)}
     seen = []
     for index in range(30):  # more than photos
-        reader = loader.PhotoReader(generated.photos("train"), generated.sizes("train"), share=(index, 30), **options, **NORMAL, **READER)
+        reader = photo_reader(generated, share=(index, 30))
         ids = [name for batch in reader for name in batch.ids]
         assert len(ids) == reader.num_photos
         seen += ids
@@ -294,7 +391,9 @@ def test_hosts_share_the_photos(generated):
 def test_buckets():
     exact = loader.buckets([(3, 4), (4, 3), (3, 4)], 2, Grid(1, 0))
     assert exact == {(3, 4): (3, 4), (4, 3): (4, 3)}
-    merged = loader.buckets([(213, 320)] * 50 + [(240, 320)] * 9 + [(239, 320)] + [(320, 213)] * 9, 3, Grid(1, 0))
+    merged = loader.buckets(
+        [(213, 320)] * 50 + [(240, 320)] * 9 + [(239, 320)] + [(320, 213)] * 9, 3, Grid(1, 0)
+    )
     assert merged[213, 320] == (213, 320) and merged[239, 320] == (240, 320) == merged[240, 320]
     sizes = [(h, w) for h in range(100, 140) for w in range(90, 130)]
     many = loader.buckets(sizes, 4, Grid(16, 1))
@@ -305,24 +404,33 @@ def test_buckets():
 
 def test_label_pngs_keep_their_indices_and_get_the_voc_palette(tmp_path, rng):
     labels = rng.choice([0, 1, 20, 255], (9, 7)).astype(np.uint8)
-    files.write_label_png(tmp_path / "a.png", labels)
-    np.testing.assert_array_equal(files.read_plane(tmp_path / "a.png"), labels)
+    images.write_label_png(tmp_path / "a.png", labels)
+    np.testing.assert_array_equal(images.read_plane(tmp_path / "a.png"), labels)
     with Image.open(tmp_path / "a.png") as image:
         assert image.mode == "P"
-        np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[labels == 1], [[128, 0, 0]] * (labels == 1).sum())
-    files.write_grey_png(tmp_path / "b.png", labels)
+        np.testing.assert_array_equal(
+            np.asarray(image.convert("RGB"))[labels == 1], [[128, 0, 0]] * (labels == 1).sum()
+        )
+    images.write_grey_png(tmp_path / "b.png", labels)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED), labels)
-    assert files.palette()[[0, 1, 2, 3, 15, 255]].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [192, 128, 128], [224, 224, 192]]
+    assert palette()[[0, 1, 2, 3, 15, 255]].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [192, 128, 128],
+        [224, 224, 192],
+    ]
 
 
 def test_hostile_pictures_are_errors():
-    header = features.encode_png(np.zeros((4, 4), np.uint8))
+    header = encode_png(np.zeros((4, 4), np.uint8))
     bomb = header[:16] + (60000).to_bytes(4, "big") * 2 + header[24:]
     for data in (b"", b"GIF89a", header[:40], bomb):
         with pytest.raises(ValueError, match="not a readable"):
             features.check_image(data)
         with pytest.raises(ValueError, match="not a readable"):
-            files.decode_plane(data)
+            images.decode_plane(data)
 
 
 def test_exif_orientation_is_respected(tmp_path):
@@ -336,5 +444,5 @@ def test_exif_orientation_is_respected(tmp_path):
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "x.json").write_text("old")
     with pytest.raises(ValueError, match="Out of range float"):
-        files.write_json(tmp_path / "x.json", {"a": float("nan")})
+        storage.write_json(tmp_path / "x.json", {"a": float("nan")})
     assert (tmp_path / "x.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from auxseg_jax.grid import Grid
-from auxseg_jax.models.layers import depthwise_conv, views
+from auxseg_jax.inference.views import views
+from auxseg_jax.models.depthwise import depthwise_conv
 
 
 def test_sizes_of_the_grid():
@@ -33,5 +34,7 @@ def test_a_strided_network_samples_alike_on_the_grid_and_not_off_it(rng):
 
 def test_views_keep_to_the_grid():
     image, inside = jnp.zeros((1, 33, 49, 3)), jnp.ones((1, 33, 49), bool)
-    seen = [view.shape[1:3] for view, _, _ in views(image, inside, (0.5, 1.0, 1.5), False, Grid(16, 1))]
+    seen = [
+        view.shape[1:3] for view, _, _ in views(image, inside, (0.5, 1.0, 1.5), False, Grid(16, 1))
+    ]
     assert seen == [(17, 17), (33, 49), (49, 81)]

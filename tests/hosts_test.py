@@ -1,4 +1,4 @@
-"""Two processes of one run, on this machine: the same numbers as one, and what is left when one of them goes."""
+"""Two processes of one run: the numbers of one, and what is left when one of them goes."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, launch, wait_for
 
-from auxseg_jax import hosts, preemption
+from auxseg_jax.devices import hosts, preemption
 
 DEVICES = 4
 
@@ -24,14 +24,20 @@ def start(*arguments):
         port = free.getsockname()[1]
     together = (f"--coordinator=127.0.0.1:{port}", "--processes=2")
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
-    return [launch(*arguments, *together, f"--process={index}", XLA_FLAGS=flags) for index in range(2)]
+    return [
+        launch(*arguments, *together, f"--process={index}", XLA_FLAGS=flags) for index in range(2)
+    ]
 
 
 @pytest.mark.slow
 def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     reference, results, config = finished
     workdir = tmp_path / "run"
-    command = ("--config=configs/tiny.py", f"--config.mesh.data={2 * DEVICES}", f"--config.data.cache_dir={config.data.cache_dir}")
+    command = (
+        "--config=configs/tiny.py",
+        f"--config.mesh.data={2 * DEVICES}",
+        f"--config.data.cache_dir={config.data.cache_dir}",
+    )
     command += (f"--config.compilation_cache={config.compilation_cache}", f"--workdir={workdir}")
     log = workdir / "metrics.jsonl"
 
@@ -52,14 +58,17 @@ def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
     wait_for(lambda: lines() >= logged + 2, *both)
     both[1].send_signal(signal.SIGTERM)  # one machine is to go: both stop at the same step
     outputs = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [preemption.EXIT_CODE] * 2, "\n".join(outputs)
+    assert [process.returncode for process in both] == [preemption.EXIT_CODE] * 2, "\n".join(
+        outputs
+    )
     where = [re.search(r"stopped by SIGTERM (at step \d+|after \S+)", output) for output in outputs]
     assert all(where) and where[0][1] == where[1][1], outputs
     if step := where[0][1].partition("at step ")[2]:
         assert list(workdir.glob(f"*/checkpoints/{step}"))
 
     logged = lines()
-    alone = launch(*command)  # 8 devices: what two processes saved, one goes on from, and then two again from what it saved
+    # One process of 8 devices goes on from what two saved, and then two from what it saved.
+    alone = launch(*command)
     wait_for(lambda: lines() > logged, alone)
     alone.send_signal(signal.SIGTERM)
     output = alone.communicate(timeout=120)[0]
@@ -74,8 +83,13 @@ def test_two_processes_are_one_run_and_survive_each_other(finished, tmp_path):
         for (name, ours), theirs in zip(leaves(found[key]), leaves(results[key]), strict=True):
             assert ours == pytest.approx(theirs[1], abs=0.05), (key, name)  # percent
     assert found["manifest"]["processes"] == 2
-    steps = [(line["phase"], line["step"]) for line in map(json.loads, log.read_text().splitlines())]
-    assert steps == [(line["phase"], line["step"]) for line in map(json.loads, (reference / "metrics.jsonl").read_text().splitlines())]
+    steps = [
+        (line["phase"], line["step"]) for line in map(json.loads, log.read_text().splitlines())
+    ]
+    assert steps == [
+        (line["phase"], line["step"])
+        for line in map(json.loads, (reference / "metrics.jsonl").read_text().splitlines())
+    ]
     names = {path.relative_to(workdir) for path in workdir.rglob("*.png")}
     assert names == {path.relative_to(reference) for path in reference.rglob("*.png")}
 
@@ -89,7 +103,12 @@ def leaves(value, name=""):
 
 
 def test_one_process_needs_no_others():
-    assert hosts.is_first() and hosts.share() == (0, 1) and hosts.agreed(True) and not hosts.agreed(False)
+    assert (
+        hosts.is_first()
+        and hosts.share() == (0, 1)
+        and hosts.agreed(True)
+        and not hosts.agreed(False)
+    )
     values = {"a": np.arange(3), "b": 2.5}
     assert hosts.total(values) is values and hosts.concatenated(values["a"]) is values["a"]
     assert hosts.first_alone(lambda: 7) == 7
@@ -116,6 +135,15 @@ def test_processes_that_cannot_come_together(arguments, message, monkeypatch):
 
 
 def test_flags_of_several_processes_go_together():
-    command = [sys.executable, "launch.py", "--config=configs/tiny.py", "--workdir=unused", "--coordinator=127.0.0.1:1"]
+    command = [
+        sys.executable,
+        "launch.py",
+        "--config=configs/tiny.py",
+        "--workdir=unused",
+        "--coordinator=127.0.0.1:1",
+    ]
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert ended.returncode == 1 and "--coordinator, --processes and --process go together" in ended.stderr
+    assert (
+        ended.returncode == 2
+        and "--coordinator, --processes and --process go together" in ended.stderr
+    )

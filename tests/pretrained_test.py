@@ -1,5 +1,6 @@
-"""Weight files: PyTorch's two formats (written by torch 2.15), MXNet's four (two by mxnet 1.9.1), safetensors;
-broken and hostile ones; the report.
+"""Weight files, sound, broken and hostile, and the report of what became of their arrays.
+
+PyTorch's two formats were written by torch 2.15, two of MXNet's four by mxnet 1.9.1.
 """
 
 import collections
@@ -14,8 +15,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from auxseg_jax import torch_file, trees
-from auxseg_jax.models import efficientnet_lite, mxnet_file, pretrained, torch_names
+from auxseg_jax import trees
+from auxseg_jax.files import mxnet_file, torch_file
+from auxseg_jax.models import efficientnet_lite, resnet38
+from auxseg_jax.weights import convert, names, pretrained
 
 DATA = pathlib.Path(__file__).parent / "data"
 
@@ -24,11 +27,24 @@ DATA = pathlib.Path(__file__).parent / "data"
 def test_torch_files(name):
     found = pretrained.read(DATA / name)
     weight = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    wanted = {"weight": weight, "turned": weight.transpose(2, 0, 1), "part": weight[1, :, 1:3], "half": np.arange(5, dtype=np.float16)}
-    wanted |= {"brain": np.arange(3), "count": np.int64(7), "parameter": np.ones(2, np.float32), "flags": [True, False], "empty": np.zeros((0, 3))}
+    wanted = {
+        "weight": weight,
+        "turned": weight.transpose(2, 0, 1),
+        "part": weight[1, :, 1:3],
+        "half": np.arange(5, dtype=np.float16),
+    }
+    wanted |= {
+        "brain": np.arange(3),
+        "count": np.int64(7),
+        "parameter": np.ones(2, np.float32),
+        "flags": [True, False],
+        "empty": np.zeros((0, 3)),
+    }
     assert list(found) == list(wanted)
     for key, value in wanted.items():
-        np.testing.assert_array_equal(found[key].astype(np.float64), np.asarray(value, np.float64), err_msg=key)
+        np.testing.assert_array_equal(
+            found[key].astype(np.float64), np.asarray(value, np.float64), err_msg=key
+        )
     assert found["half"].dtype == np.float16 and found["count"].dtype == np.int64
 
 
@@ -55,11 +71,19 @@ def legacy(value) -> bytes:
     return b"".join(pickle.dumps(v, protocol=2) for v in (torch_file._MAGIC, 1001, {}, value))
 
 
-@pytest.mark.parametrize("pack", [legacy, lambda value: zipped(pickle.dumps(value, protocol=2))], ids=["legacy", "zip"])
-@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: {"state_dict": collections.OrderedDict(weight=m)}], ids=["bare", "inside"])
+@pytest.mark.parametrize(
+    "pack", [legacy, lambda value: zipped(pickle.dumps(value, protocol=2))], ids=["legacy", "zip"]
+)
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda m: m, lambda m: {"state_dict": collections.OrderedDict(weight=m)}],
+    ids=["bare", "inside"],
+)
 def test_a_malicious_pickle_does_not_run(tmp_path, pack, wrap):
     marker = tmp_path / "ran"
-    with pytest.raises(ValueError, match=r"refused: the file asks for (_io|io|builtins|__builtin__)\.open"):
+    with pytest.raises(
+        ValueError, match=r"refused: the file asks for (_io|io|builtins|__builtin__)\.open"
+    ):
         torch_file.read(pack(wrap(Malicious(str(marker)))))
     assert not marker.exists()
 
@@ -83,7 +107,11 @@ def tensor_pickle(size, stride, count) -> bytes:
 
     class Persistent(pickle.Pickler):
         def persistent_id(self, obj):
-            return ("storage", torch_file._DTYPES["FloatStorage"], "0", "cpu", count) if obj is Ellipsis else None
+            return (
+                ("storage", torch_file._DTYPES["FloatStorage"], "0", "cpu", count)
+                if obj is Ellipsis
+                else None
+            )
 
     class Tensor:
         def __reduce__(self):
@@ -96,19 +124,36 @@ def tensor_pickle(size, stride, count) -> bytes:
 
 @pytest.mark.parametrize(
     ("size", "stride", "count"),
-    [((10**6, 10**6), (0, 0), 4), ((5,), (1,), 4), ((2,), (-1,), 4), ((4,), (1,), 10**12), ((4,), (1,), -1)],
+    [
+        ((10**6, 10**6), (0, 0), 4),
+        ((5,), (1,), 4),
+        ((2,), (-1,), 4),
+        ((4,), (1,), 10**12),
+        ((4,), (1,), -1),
+    ],
     ids=["much out of little", "outside", "backwards", "more than the file", "negative"],
 )
 def test_tensors_that_lie_about_their_size_are_errors(monkeypatch, size, stride, count):
-    allowed = {("auxseg_jax.torch_file", "_Tensor"): torch_file._Tensor, ("numpy", "dtype"): np.dtype}
+    allowed = {
+        ("auxseg_jax.files.torch_file", "_Tensor"): torch_file._Tensor,
+        ("numpy", "dtype"): np.dtype,
+    }
     monkeypatch.setattr(torch_file._Unpickler, "known", torch_file._GLOBALS | allowed)
-    with pytest.raises(ValueError, match=r"larger than the file|outside its storage|has -1 numbers|truncated"):
+    with pytest.raises(
+        ValueError, match=r"larger than the file|outside its storage|has -1 numbers|truncated"
+    ):
         torch_file.read(zipped(tensor_pickle(size, stride, count), **{"0": bytes(16)}))
 
 
 def test_pickles_that_ask_for_too_much_are_errors():
     """Each is a few hundred bytes, and would take gigabytes or for ever."""
-    nested = b"\x80\x02)q\x00" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)) + b"."
+    nested = (
+        b"\x80\x02)q\x00"
+        + b"".join(
+            b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86q" + bytes([i + 1]) for i in range(60)
+        )
+        + b"."
+    )
     for data, message in (
         (b"\x80\x02]r" + struct.pack("<I", 2**28) + b".", "place 268435456 of the memo"),
         (b"\x80\x02)\x81.", "the instruction NEWOBJ"),
@@ -125,7 +170,7 @@ def test_files_that_are_no_weights_are_errors(tmp_path):
         pretrained.read(tmp_path / "a.npz")
     header = b'{"a":{"dtype":"F8_E5M2","shape":[1],"data_offsets":[0,1]}}'
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"0")
-    with pytest.raises(ValueError, match="of a type that numpy has not"):
+    with pytest.raises(ValueError, match="of a type that numpy does not have"):
         pretrained.read(tmp_path / "a.safetensors")
 
 
@@ -133,8 +178,18 @@ def params_file(form: str, arrays: dict[str, np.ndarray]) -> bytes:
     body = [struct.pack("<3Q", 0x112, 0, len(arrays))]
     for value in arrays.values():
         axes = "q" if form != "oldest" else "I"
-        body.append({"v2": struct.pack("<Ii", 0xF993FAC9, 0), "v1": struct.pack("<I", 0xF993FAC8), "oldest": b""}[form])
-        body.append(struct.pack(f"<I{value.ndim}{axes}", value.ndim, *value.shape) + struct.pack("<3i", 1, 0, 0) + value.tobytes())
+        body.append(
+            {
+                "v2": struct.pack("<Ii", 0xF993FAC9, 0),
+                "v1": struct.pack("<I", 0xF993FAC8),
+                "oldest": b"",
+            }[form]
+        )
+        body.append(
+            struct.pack(f"<I{value.ndim}{axes}", value.ndim, *value.shape)
+            + struct.pack("<3i", 1, 0, 0)
+            + value.tobytes()
+        )
     body.append(struct.pack("<Q", len(arrays)))
     body += [struct.pack("<Q", len(name)) + name.encode() for name in arrays]
     return b"".join(body)
@@ -142,7 +197,10 @@ def params_file(form: str, arrays: dict[str, np.ndarray]) -> bytes:
 
 @pytest.mark.parametrize("form", ["v2", "v1", "oldest"])
 def test_mxnet_files(form, rng):
-    arrays = {"arg:conv1a_weight": rng.normal(size=(4, 3, 3, 3)), "aux:bn7_moving_var": rng.normal(size=5)}
+    arrays = {
+        "arg:conv1a_weight": rng.normal(size=(4, 3, 3, 3)),
+        "aux:bn7_moving_var": rng.normal(size=5),
+    }
     arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
     data = params_file(form, arrays)
     found = mxnet_file.read(data)
@@ -171,7 +229,7 @@ def test_mxnets_own_files(name):
 
 
 def test_mxnet_names():
-    names = {
+    keys = {
         "arg:conv1a_weight": "conv1a.weight",
         "arg:res2a_branch2a_weight": "b2.conv_branch2a.weight",
         "arg:res3b1_branch2b1_weight": "b3_1.conv_branch2b1.weight",
@@ -181,43 +239,56 @@ def test_mxnet_names():
         "arg:bn7_beta": "bn7.bias",
         "arg:linear1000_weight": "linear1000.weight",
     }
-    assert list(torch_names.from_mxnet(dict.fromkeys(names))) == list(names.values())
+    assert list(resnet38.from_mxnet(dict.fromkeys(keys, np.zeros(1)))) == list(keys.values())
 
 
 @pytest.fixture(scope="module")
 def lite0():
     module = efficientnet_lite.EfficientNetLite0()
-    return {"backbone": jax.eval_shape(lambda x: module.init(jax.random.key(0), x)["params"], np.zeros((1, 32, 32, 3), np.float32))}
+    return {
+        "backbone": jax.eval_shape(
+            lambda x: module.init(jax.random.key(0), x)["params"],
+            np.zeros((1, 32, 32, 3), np.float32),
+        )
+    }
 
 
 def test_there_and_back_bit_by_bit(lite0, tmp_path):
-    packaged = pretrained.efficientnet_lite0()
-    (tmp_path / "weights.safetensors").write_bytes(safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in packaged.items()}))
-    report = pretrained.convert(tmp_path / "weights.safetensors", tmp_path / "out")
-    assert not report.faults and len(report.matched) == len(trees.flatten(lite0))
+    packaged = pretrained.read_packaged("efficientnet_lite0")
+    (tmp_path / "weights.safetensors").write_bytes(
+        safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in packaged.items()})
+    )
+    report = convert.convert(tmp_path / "weights.safetensors", tmp_path / "out")
+    assert not report.has_faults and len(report.matched) == len(trees.flatten(lite0))
     exported = pretrained.read(tmp_path / "out/state_dict.safetensors")
     assert all(np.array_equal(exported[key], packaged[key]) for key in exported)
-    assert all(trees.matches(key, torch_names.EXCUSED) for key in set(packaged) - set(exported))
+    assert all(trees.matches(key, names.EXCUSED) for key in set(packaged) - set(exported))
     first = trees.flatten(pretrained.load(lite0, "efficientnet_lite0", ""))
-    second = trees.flatten(pretrained.load(lite0, "efficientnet_lite0", str(tmp_path / "out/params.safetensors")))
+    second = trees.flatten(
+        pretrained.load(lite0, "efficientnet_lite0", str(tmp_path / "out/params.safetensors"))
+    )
     assert all(np.array_equal(first[name], second[name]) for name in trees.flatten(lite0))
 
 
 def test_parameters_of_a_run_are_converted_whatever_their_switches(tmp_path, lite0):
-    """A network of this package is taken as it is; what PyTorch's weights have no name for is in params.safetensors alone."""
-    flat = {name: np.full(leaf.shape, 0.5, leaf.dtype) for name, leaf in trees.flatten(lite0).items()} | {"seg_gamma": np.ones((), np.float32)}
+    """What PyTorch's weights have no name for is in params.safetensors alone."""
+    flat = {
+        name: np.full(leaf.shape, 0.5, leaf.dtype) for name, leaf in trees.flatten(lite0).items()
+    } | {"seg_gamma": np.ones((), np.float32)}
     (tmp_path / "a.safetensors").write_bytes(safetensors.numpy.save(flat))
-    report = pretrained.convert(tmp_path / "a.safetensors", tmp_path / "a")
+    report = convert.convert(tmp_path / "a.safetensors", tmp_path / "a")
     assert report.not_exported == ["seg_gamma"] and "not exported: seg_gamma" in str(report)
     assert set(pretrained.read(tmp_path / "a/params.safetensors")) == set(flat)
     assert len(pretrained.read(tmp_path / "a/state_dict.safetensors")) == len(flat) - 1
-    (tmp_path / "b.safetensors").write_bytes(safetensors.numpy.save({"backbone/conv_1/kernel": np.ones(2)}))  # the tiny backbone
-    pretrained.convert(tmp_path / "b.safetensors", tmp_path / "b")
+    (tmp_path / "b.safetensors").write_bytes(
+        safetensors.numpy.save({"backbone/conv_1/kernel": np.ones(2)})
+    )  # the tiny backbone
+    convert.convert(tmp_path / "b.safetensors", tmp_path / "b")
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["params.safetensors"]
 
 
 def test_the_report_lists_every_fault(lite0):
-    state = pretrained.efficientnet_lite0()
+    state = pretrained.read_packaged("efficientnet_lite0")
     state["_conv_stem.weight"] = np.zeros((8, 3, 3, 3), np.float32)
     del state["_blocks.3._bn1.weight"]
     state["what.weight"] = np.zeros(2)
@@ -232,7 +303,7 @@ def test_the_report_lists_every_fault(lite0):
 def test_unknown_weights_and_files_are_errors(tmp_path, lite0):
     (tmp_path / "a.pth").write_bytes((DATA / "tiny.pth").read_bytes())
     with pytest.raises(ValueError, match="weights of no network known here: weight, turned"):
-        pretrained.convert(tmp_path / "a.pth", tmp_path / "out")
+        convert.convert(tmp_path / "a.pth", tmp_path / "out")
     with pytest.raises(ValueError, match=r"a\.pth do not fit the network\n.*missing"):
         pretrained.load(lite0, "efficientnet_lite0", str(tmp_path / "a.pth"))
     assert not (tmp_path / "out").exists()

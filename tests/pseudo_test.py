@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from auxseg_jax.grid import Grid
+from auxseg_jax.inference import cam, crf
+from auxseg_jax.inference.segmentation import Views
 from auxseg_jax.models.affinity import Pairwise
-from auxseg_jax.pseudo import cam, random_walk, update
+from auxseg_jax.pseudo import random_walk, update
 from auxseg_jax.pseudo.fuse import fuse
 
 
@@ -18,7 +20,9 @@ from auxseg_jax.pseudo.fuse import fuse
 def test_random_walk(rng, beta, steps, normalize, restart):
     maps = rng.random((2, 7, 5, 3)).astype(np.float32)
     matrix = rng.dirichlet(np.ones(35), (2, 35)).astype(np.float32)
-    found = random_walk.random_walk(maps, Pairwise.of(matrix), beta=beta, steps=steps, normalize=normalize, restart=restart)
+    found = random_walk.random_walk(
+        maps, Pairwise.of(matrix), beta=beta, steps=steps, normalize=normalize, restart=restart
+    )
     for b in range(2):
         walk = matrix[b].astype(np.float64) ** beta
         if normalize:
@@ -30,9 +34,16 @@ def test_random_walk(rng, beta, steps, normalize, restart):
 
 
 def test_the_papers_walk_is_one_product(rng):
-    maps, matrix = rng.random((1, 3, 4, 2)).astype(np.float32), rng.random((1, 12, 12)).astype(np.float32)
-    found = random_walk.random_walk(maps, Pairwise.of(matrix), beta=1.0, steps=1, normalize=False, restart=0.0)
-    np.testing.assert_array_equal(found.reshape(12, 2), jnp.einsum("bij,bjc->bic", matrix, maps.reshape(1, 12, 2))[0])
+    maps, matrix = (
+        rng.random((1, 3, 4, 2)).astype(np.float32),
+        rng.random((1, 12, 12)).astype(np.float32),
+    )
+    found = random_walk.random_walk(
+        maps, Pairwise.of(matrix), beta=1.0, steps=1, normalize=False, restart=0.0
+    )
+    np.testing.assert_array_equal(
+        found.reshape(12, 2), jnp.einsum("bij,bjc->bic", matrix, maps.reshape(1, 12, 2))[0]
+    )
 
 
 def slow_fuse(maps, saliency, labels, cam_threshold, saliency_threshold, spill_threshold, empty):
@@ -40,8 +51,17 @@ def slow_fuse(maps, saliency, labels, cam_threshold, saliency_threshold, spill_t
     for index in np.ndindex(saliency.shape):
         scores = [maps[index][c] if labels[index[0]][c] else 0.0 for c in range(maps.shape[-1])]
         best = max(range(len(scores)), key=lambda c: (scores[c], -c))
-        is_object, is_salient = scores[best] > np.float32(cam_threshold), saliency[index] > np.float32(saliency_threshold)
-        out[index] = best + 1 if is_object and is_salient else 255 if is_salient or scores[best] > np.float32(spill_threshold) else 0
+        is_object, is_salient = (
+            scores[best] > np.float32(cam_threshold),
+            saliency[index] > np.float32(saliency_threshold),
+        )
+        out[index] = (
+            best + 1
+            if is_object and is_salient
+            else 255
+            if is_salient or scores[best] > np.float32(spill_threshold)
+            else 0
+        )
         if empty and not labels[index[0]].any():
             out[index] = 0
     return out
@@ -50,14 +70,32 @@ def slow_fuse(maps, saliency, labels, cam_threshold, saliency_threshold, spill_t
 @pytest.mark.parametrize("spill_threshold", [0.2, 0.5, 1.0])
 @pytest.mark.parametrize("empty", [False, True])
 def test_fuse_on_edges(rng, spill_threshold, empty):
-    values = np.array([0, 0.1, np.nextafter(np.float32(0.2), 0), 0.2, np.nextafter(np.float32(0.2), 1), 0.5, 1], np.float32)
-    grey = np.array([0, np.nextafter(np.float32(0.06), 0), 0.06, np.nextafter(np.float32(0.06), 1), 0.5, 1], np.float32)
+    values = np.array(
+        [0, 0.1, np.nextafter(np.float32(0.2), 0), 0.2, np.nextafter(np.float32(0.2), 1), 0.5, 1],
+        np.float32,
+    )
+    grey = np.array(
+        [0, np.nextafter(np.float32(0.06), 0), 0.06, np.nextafter(np.float32(0.06), 1), 0.5, 1],
+        np.float32,
+    )
     maps = rng.choice(values, (4, 6, 7, 5)).astype(np.float32)
     maps[1, ..., 3] = maps[1, ..., 1]  # ties: the first class wins
     saliency = np.broadcast_to(grey[None, :, None], (4, 6, 7)).copy()
-    labels = np.array([[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]], np.float32)
-    found = fuse(maps, saliency, labels, cam_threshold=0.2, saliency_threshold=0.06, spill_threshold=spill_threshold, empty_is_background=empty)
-    np.testing.assert_array_equal(found, slow_fuse(maps, saliency, labels, 0.2, 0.06, spill_threshold, empty))
+    labels = np.array(
+        [[1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]], np.float32
+    )
+    found = fuse(
+        maps,
+        saliency,
+        labels,
+        cam_threshold=0.2,
+        saliency_threshold=0.06,
+        spill_threshold=spill_threshold,
+        empty_is_background=empty,
+    )
+    np.testing.assert_array_equal(
+        found, slow_fuse(maps, saliency, labels, 0.2, 0.06, spill_threshold, empty)
+    )
     assert found.dtype == np.uint8
     assert set(np.unique(found[1])) <= {0, 2, 255}
 
@@ -82,10 +120,20 @@ def test_multi_scale_sees_every_view_and_no_padding():
         assert view_inside.shape == view.shape[:3]
         return view[..., :1] + 10.0 * ~view_inside[..., None]  # high where there is no photo
 
-    found = cam.multi_scale(cam_of, jnp.asarray(image), jnp.asarray(inside), (8, 12), scales=(0.5, 1.0, 2.0), flip=True, grid=Grid(4, 0))
+    found = cam.multi_scale(
+        cam_of,
+        jnp.asarray(image),
+        jnp.asarray(inside),
+        (8, 12),
+        scales=(0.5, 1.0, 2.0),
+        flip=True,
+        grid=Grid(4, 0),
+    )
     assert seen == [(4, 8), (4, 8), (8, 12), (8, 12), (16, 24), (16, 24)]
     assert float(found[0, :, 8:].max()) == 0.0
-    assert float(found[0, 4, 0, 0]) > 3 * float(found[0, 4, 5, 0])  # mirrored views were mirrored back
+    assert float(found[0, 4, 0, 0]) > 3 * float(
+        found[0, 4, 5, 0]
+    )  # mirrored views were mirrored back
 
 
 def test_veto(rng):
@@ -110,26 +158,43 @@ class Outputs:
 
     def apply(self, variables, image, inside=None, dense=True):
         del image, inside
-        return {"cam": variables["params"]} | (self.outputs if dense else {})
+        return {"cam": variables["params"]["cam"]} | (self.outputs if dense else {})
 
 
 def logit(p):
     return np.log(p / (1 - p)).astype(np.float32)
 
 
-def updated(maps_given=True, **changes):
-    """The update on a photo of 2 x 2 pixels seen at 2 x 2 positions, so that nothing is interpolated."""
-    walk = np.array([[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]], np.float32)[None]
+def updated(maps_given=True, iterations=0, **changes):
+    """The update on a photo of 2 x 2 pixels at 2 x 2 positions: nothing is interpolated."""
+    walk = np.array(
+        [[0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5], [0, 0, 0.5, 0.5]], np.float32
+    )[None]
     cams = {
-        "stage": np.array([[[[3.0], [1.0]], [[0.0], [-1.0]]]], np.float32),
-        "classifier": np.array([[[[0.0], [0.0]], [[8.0], [8.0]]]], np.float32),
+        "stage": {"cam": np.array([[[[3.0], [1.0]], [[0.0], [-1.0]]]], np.float32)},
+        "classifier": {"cam": np.array([[[[0.0], [0.0]], [[8.0], [8.0]]]], np.float32)},
     }
     salient = np.array([[[[0.9], [0.9]], [[0.9], [0.02]]]])
     segmentation = np.array([[[[-9.0, 9.0], [9.0, -9.0]], [[0.0, 0.0], [0.0, 0.0]]]], np.float32)
-    network = Outputs(affinity=Pairwise.of(walk), sal={"initial": logit(salient)}, seg={"initial": segmentation})
-    options = {"scales": (1.0,), "flip": False, "classifier_weight": 0.0, "renormalize": False, "saliency_weight": 0.5, "veto": 0.0}
-    options |= {"crf": {"iterations": 0}} | changes
-    fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill_threshold": 0.7, "empty_is_background": False}
+    network = Outputs(
+        affinity=Pairwise.of(walk), sal={"initial": logit(salient)}, seg={"initial": segmentation}
+    )
+    options = {
+        "scales": (1.0,),
+        "flip": False,
+        "classifier_weight": 0.0,
+        "renormalize": False,
+        "saliency_weight": 0.5,
+        "veto": 0.0,
+    }
+    options = update.UpdateOptions(**(options | changes))
+    crf_options = crf.CrfOptions("lattice", iterations, 3.0, 3.0, 60.0, 5.0, 5.0)
+    fusion = {
+        "cam_threshold": 0.7,
+        "saliency_threshold": 0.5,
+        "spill_threshold": 0.7,
+        "empty_is_background": False,
+    }
     batch = {
         "image": np.zeros((1, 2, 2, 3), np.float32),
         "inside": np.ones((1, 2, 2), bool),
@@ -139,7 +204,16 @@ def updated(maps_given=True, **changes):
     if not maps_given:
         del batch["saliency"]
     walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
-    out = update.updated_labels(cams, batch, network=network, grid=Grid(1, 0), walk=walks, fusion=fusion, **options)
+    out = update.updated_labels(
+        cams,
+        batch,
+        network=network,
+        grid=Grid(1, 0),
+        options=options,
+        walk=walks,
+        fusion=fusion,
+        crf=crf_options,
+    )
     return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
 
 
@@ -152,28 +226,48 @@ def test_the_update_follows_the_papers_rule():
 
 def test_without_saliency_maps_the_cam_is_one():
     # the walked CAM is 2/3, 2/3, 0, 0: between the thresholds nothing is labelled
-    assert updated(maps_given=False, saliency_weight=0.0) == ([[255, 255], [0, 0]], [[170, 170], [0, 0]])
-    assert updated(maps_given=False, saliency_weight=0.0, renormalize=True) == ([[1, 1], [0, 0]], [[255, 255], [0, 0]])
+    assert updated(maps_given=False, saliency_weight=0.0) == (
+        [[255, 255], [0, 0]],
+        [[170, 170], [0, 0]],
+    )
+    assert updated(maps_given=False, saliency_weight=0.0, renormalize=True) == (
+        [[1, 1], [0, 0]],
+        [[255, 255], [0, 0]],
+    )
     assert updated(maps_given=False)[1] == [[200, 200], [115, 3]]
-    batch = {"image": np.zeros((1, 2, 2, 3)), "inside": np.ones((1, 2, 2), bool), "labels": np.array([[1.0, 0.0]], np.float32)}
-    cams = np.array([[[[3.0, 0.0], [1.8, 0.0]], [[0.0, 5.0], [0.3, 0.0]]]], np.float32)  # the second class is not in the photo
-    fusion = {"cam_threshold": 0.7, "saliency_threshold": 0.5, "spill_threshold": 0.7, "empty_is_background": False}
-    views = {"scales": (1.0,), "flip": False}
-    out = update.initial_labels(cams, batch, network=Outputs(), grid=Grid(1, 0), cam=views, fusion=fusion)
-    assert out["segmentation"][0].tolist() == [[1, 255], [0, 0]] and out["saliency"][0].tolist() == [[255, 153], [0, 25]]
+    batch = {
+        "image": np.zeros((1, 2, 2, 3), np.float32),
+        "inside": np.ones((1, 2, 2), bool),
+        "labels": np.array([[1.0, 0.0]], np.float32),
+    }
+    # The second class is not in the photo.
+    cam = np.array([[[[3.0, 0.0], [1.8, 0.0]], [[0.0, 5.0], [0.3, 0.0]]]], np.float32)
+    fusion = {
+        "cam_threshold": 0.7,
+        "saliency_threshold": 0.5,
+        "spill_threshold": 0.7,
+        "empty_is_background": False,
+    }
+    seen = Views((1.0,), False)
+    out = update.initial_labels(
+        {"cam": cam}, batch, network=Outputs(), grid=Grid(1, 0), seen=seen, fusion=fusion
+    )
+    assert out["segmentation"][0].tolist() == [[1, 255], [0, 0]] and out["saliency"][
+        0
+    ].tolist() == [[255, 153], [0, 25]]
 
 
 def test_the_update_sharpens_the_mixed_saliency_by_the_photo(monkeypatch):
-    given = {}
+    given = []
 
-    def sharpen(image, probability, inside, **options):
-        given.update(options)
+    def sharpen(image, probability, inside, options):
+        given.append(options)
         return 1 - probability + 0 * image[..., 0] * inside
 
     monkeypatch.setattr(update.crf_lib, "saliency", sharpen)
-    labels, saliency = updated(crf={"iterations": 1, "filter": "lattice"})
+    labels, saliency = updated(iterations=1)
     assert saliency == [[26, 26], [140, 252]] and labels == [[0, 0], [255, 255]]
-    assert given == {"iterations": 1, "filter": "lattice"}
+    assert {options.iterations for options in given} == {1}
 
 
 def test_the_update_renormalises_weighs_mixes_and_vetoes():
@@ -181,6 +275,10 @@ def test_the_update_renormalises_weighs_mixes_and_vetoes():
     assert updated(renormalize=True, saliency_weight=0.0)[1] == [[230, 230], [0, 0]]
     assert updated(renormalize=True, saliency_weight=1.0)[0] == [[1, 1], [255, 0]]
     assert updated(renormalize=True, veto=0.1)[0] == [[1, 255], [0, 0]]
-    # the mean of both CAMs walks to 1/2 (2/3, 2/3, 1, 1); scaled to 2/3, 2/3, 1, 1 it passes 0.7 below only
-    assert updated(classifier_weight=0.5, renormalize=True, saliency_weight=1.0)[0] == [[255, 255], [1, 255]]
+    # the mean of both CAMs walks to 1/2 (2/3, 2/3, 1, 1); scaled to 2/3, 2/3, 1, 1 it passes 0.7
+    # below only
+    assert updated(classifier_weight=0.5, renormalize=True, saliency_weight=1.0)[0] == [
+        [255, 255],
+        [1, 255],
+    ]
     assert updated(classifier_weight=1.0, saliency_weight=1.0)[0] == [[255, 255], [1, 255]]

@@ -1,4 +1,4 @@
-"""The step on 1 and on 8 devices, checkpoints, the loop's resume and its stop on numbers that are not finite."""
+"""The step on 1 and on 8 devices, checkpoints, the loop's resume and its stop at a NaN."""
 
 import functools
 import json
@@ -18,16 +18,26 @@ import pytest
 from conftest import REPOSITORY
 from jax.sharding import AbstractMesh
 
-from auxseg_jax import preemption, sharding, trees
+from auxseg_jax import trees
+from auxseg_jax.configs import voc
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.devices import preemption
 from auxseg_jax.models import auxsegnet
 from auxseg_jax.training import checkpoint, loop, losses, optimizer, step
 from auxseg_jax.training.writer import Writer
-from configs import voc
 
 DATA = pathlib.Path(__file__).parent / "data"
 
 WEIGHTS = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
-AFFINITY = {"pairwise": True, "unary": True, "cross_task": True, "refine": "both", "whiten": False, "scale": False, "normalize_rows": False}
+AFFINITY = {
+    "pairwise": True,
+    "unary": True,
+    "cross_task": True,
+    "refine": "both",
+    "whiten": False,
+    "scale": False,
+    "normalize_rows": False,
+}
 OPTIONS = {
     "lr": 0.05,
     "power": 0.9,
@@ -59,14 +69,24 @@ def batches(start):
 
 
 def setup(mesh=(1, 1, 1), dtype="float32", accumulate=1, dropout=0.3, weights=WEIGHTS, **options):
-    mesh = sharding.make_mesh(**dict(zip(sharding.AXES, mesh, strict=True)))
-    model = {"backbone": {"name": "tiny", "output_stride": 4, "width": 16}, "channels": 8, "dilations": (1, 2, 3), "head_conv": True}
-    network = auxsegnet.build(num_classes=3, model=model | {"dropout": dropout, "dtype": dtype}, affinity=AFFINITY, tasks={"cls": True, "sal": True})
+    mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, mesh, strict=True)))
+    model = {
+        "backbone": {"name": "tiny", "output_stride": 4, "width": 16},
+        "channels": 8,
+        "dilations": (1, 2, 3),
+        "head_conv": True,
+    }
+    network = auxsegnet.build(
+        num_classes=3,
+        model=model | {"dropout": dropout, "dtype": dtype},
+        affinity=AFFINITY,
+        tasks={"cls": True, "sal": True},
+    )
     params = step.make_init(network, (16, 16), mesh)(jax.random.key(0))
     settings = OPTIONS | options
-    transform = optimizer.make_optimizer(params, STEPS, **settings)
-    switches = {"dense": True, "frozen": settings["frozen"], "accumulate": accumulate}
-    function = step.make_train_step(network, transform, losses.stage_losses, weights, mesh, **switches)
+    transform = optimizer.make_optimizer(params, STEPS, optimizer.Options(**settings))
+    objective = step.Objective(losses.stage_losses, weights, True, settings["frozen"], accumulate)
+    function = step.make_train_step(network, transform, objective, mesh)
     return mesh, function, step.create_state(params, transform, 7, mesh), params
 
 
@@ -75,7 +95,7 @@ def trained(*mesh, **options):
     mesh, function, state, _ = setup(mesh or (1, 1, 1), **options)
     history = []
     for index in range(5):
-        state, metrics = function(state, sharding.put_batch(batch_of(index), mesh))
+        state, metrics = function(state, mesh_lib.put_batch(batch_of(index), mesh))
         history.append(jax.device_get(metrics))
     return jax.device_get(state), history
 
@@ -83,21 +103,29 @@ def trained(*mesh, **options):
 def assert_same_training(one, other):
     for a, b in zip(one[1], other[1], strict=True):
         for key in a:
-            np.testing.assert_allclose(a[key], b[key], rtol=1e-4, atol=1e-5)  # the order of float32 sums differs
-    for (name, a), b in zip(trees.flatten(one[0].params).items(), trees.flatten(other[0].params).values(), strict=True):
+            np.testing.assert_allclose(
+                a[key], b[key], rtol=1e-4, atol=1e-5
+            )  # the order of float32 sums differs
+    for (name, a), b in zip(
+        trees.flatten(one[0].params).items(), trees.flatten(other[0].params).values(), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
 def test_every_mesh_trains_the_same(mesh, monkeypatch):
     one = trained()
-    monkeypatch.setattr(sharding, "_WORTH", 1)
+    monkeypatch.setattr(mesh_lib, "_LEAST_SPLIT_SIZE", 1)
     assert_same_training(one, trained(*mesh))
 
 
 def test_state_is_split_and_the_affinity_too(monkeypatch):
-    """On data 1, fsdp 2, model 4: each device holds half of the kernels and of their momentum, and a quarter of the 36 rows of an affinity."""
-    monkeypatch.setattr(sharding, "_WORTH", 1)
+    """On data 1, fsdp 2, model 4.
+
+    Each device holds half of the kernels and of their momentum, and a quarter of the 36 rows of an
+    affinity.
+    """
+    monkeypatch.setattr(mesh_lib, "_LEAST_SPLIT_SIZE", 1)
     mesh, function, state, _ = setup((1, 2, 4))
     kernels = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -105,7 +133,7 @@ def test_state_is_split_and_the_affinity_too(monkeypatch):
         if "seg_branch/conv_1/kernel" in jax.tree_util.keystr(path, simple=True, separator="/")
     }
     assert len(kernels) == 2  # the parameter and its momentum
-    batch = sharding.put_batch(batch_of(0, side=24), mesh)
+    batch = mesh_lib.put_batch(batch_of(0, side=24), mesh)
     after, _ = function(state, batch)
     for leaf in (*kernels.values(), after.params["seg_branch"]["conv_1"]["kernel"]):
         assert leaf.sharding.shard_shape(leaf.shape)[-1] == leaf.shape[-1] // 2
@@ -130,23 +158,30 @@ def test_bfloat16_is_close_and_keeps_float32_where_it_matters():
 
 @pytest.mark.parametrize("name", ["fsdp4", "data2_fsdp4_model2"])
 def test_sharding_goldens(name):
-    """tests/data/sharding_<mesh>.txt: the spec of every parameter and momentum of the paper's network. What is not named there is whole."""
+    """tests/data/sharding_<mesh>.txt has the specs of the paper's network; all else is whole."""
     shape = {"fsdp4": (1, 4, 1), "data2_fsdp4_model2": (2, 4, 2)}[name]
-    mesh = AbstractMesh(shape, sharding.AXES)
+    mesh = AbstractMesh(shape, mesh_lib.AXES)
     config = voc.get_config()
-    network = auxsegnet.build(num_classes=20, model=config.model, affinity=config.affinity, tasks=config.tasks)
+    network = auxsegnet.build(
+        num_classes=20, model=config.model, affinity=config.affinity, tasks=config.tasks
+    )
     image = jax.ShapeDtypeStruct((1, 65, 65, 3), np.float32)
     params = jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
-    transform = optimizer.make_optimizer(params, 10, lr=1.0, **config.optimizer)
+    transform = optimizer.make_optimizer(params, 10, optimizer.Options(lr=1.0, **config.optimizer))
     state = {"params": params, "opt_state": jax.eval_shape(transform.init, params)}
     found = {
         jax.tree_util.keystr(path, simple=True, separator="/"): str(tuple(place.spec))
-        for path, place in jax.tree_util.tree_leaves_with_path(sharding.tree_sharding(state, mesh))
+        for path, place in jax.tree_util.tree_leaves_with_path(mesh_lib.tree_sharding(state, mesh))
     }
     split = {name: spec for name, spec in found.items() if spec != "()"}
-    expected = dict(line.split(" ", 1) for line in (DATA / f"sharding_{name}.txt").read_text().splitlines())
+    expected = dict(
+        line.split(" ", 1) for line in (DATA / f"sharding_{name}.txt").read_text().splitlines()
+    )
     assert split == expected
-    sizes = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    sizes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
     assert sum(sizes[name] for name in split) > 0.99 * sum(sizes.values())
 
 
@@ -155,11 +190,15 @@ def test_every_loss_is_there_and_falls():
     assert {k for k in history[0] if k.startswith("loss_")} == {
         "loss_cls", "loss_sal_initial", "loss_sal_refined", "loss_seg_initial", "loss_seg_refined"
     }  # fmt: skip
-    np.testing.assert_allclose(history[0]["loss"], sum(v for k, v in history[0].items() if k.startswith("loss_")), rtol=1e-5)
+    np.testing.assert_allclose(
+        history[0]["loss"],
+        sum(v for k, v in history[0].items() if k.startswith("loss_")),
+        rtol=1e-5,
+    )
     mesh, function, state, _ = setup(lr=0.02)
     first = None
     for _ in range(12):
-        state, metrics = function(state, sharding.put_batch(batch_of(0), mesh))
+        state, metrics = function(state, mesh_lib.put_batch(batch_of(0), mesh))
         first = first if first is not None else float(metrics["loss"])
     assert float(metrics["loss"]) < first
 
@@ -181,8 +220,13 @@ def fit(tmp_path, steps=STEPS, stop_at=None, **options):
                 raise KeyboardInterrupt
             yield batch
 
-    with Writer(tmp_path) as writer:
-        return loop.fit("phase", state, function, stream, steps, tmp_path / "checkpoints", writer, mesh, log_every=1, checkpoint_every=2, keep=1)
+    schedule = loop.Schedule("phase", steps, tmp_path / "checkpoints", 1, 2, 1)
+    with writer_in(tmp_path) as writer:
+        return loop.fit(schedule, state, function, stream, writer, mesh)
+
+
+def writer_in(folder):
+    return Writer(folder / "metrics.jsonl", folder / "tensorboard")
 
 
 def test_two_steps_a_stop_and_two_steps_are_four_steps_bit_for_bit(tmp_path):
@@ -192,7 +236,10 @@ def test_two_steps_a_stop_and_two_steps_are_four_steps_bit_for_bit(tmp_path):
     halves = fit(tmp_path / "halves")
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(halves))
     assert int(fit(tmp_path / "halves").step) == STEPS  # and a third call has nothing to do
-    lines = [json.loads(line) for line in (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "halves" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"phase", "loss", "loss_seg_refined", "grad_norm", "photos_per_second"} <= set(lines[0])
     assert list((tmp_path / "whole" / "tensorboard").iterdir())
@@ -219,7 +266,10 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsy
     damage(folder / "4")
     again = fit(tmp_path)
     said = capsys.readouterr().err
-    assert f"the checkpoint {folder / '4'} cannot be read: " in said and "phase goes on from step 2 of 4" in said
+    assert (
+        f"the checkpoint {folder / '4'} cannot be read: " in said
+        and "phase goes on from step 2 of 4" in said
+    )
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(again))
     assert {path.name for path in folder.iterdir()} == {"2", "4", "4.broken"}
 
@@ -255,12 +305,17 @@ with Checkpoints(folder) as checkpoints:
 def test_a_save_that_is_not_finished_leaves_the_one_before(tmp_path, end, code):
     def run(what):
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run([sys.executable, "-c", SAVE, str(tmp_path), what], env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", SAVE, str(tmp_path), what],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
 
     ended = run(end)
     assert ended.returncode == code, ended.stderr
     if end == "full":
-        assert f"OSError: a checkpoint in {tmp_path} cannot be written: " in ended.stderr
+        assert f"a checkpoint in {tmp_path} cannot be written: " in ended.stderr
     assert {path.name for path in tmp_path.iterdir()} != {"1"}  # the write had begun
     again = run("restored")
     assert again.stdout.split() == ["1", "True"], again.stderr
@@ -271,7 +326,9 @@ def test_checkpoints_that_are_all_broken_are_left_alone(tmp_path):
     folder = tmp_path / "checkpoints"
     for name in ("2", "4"):
         cut_arrays(folder / name)
-    with pytest.raises(ValueError, match=f"no checkpoint in {folder} can be read; remove that folder"):
+    with pytest.raises(
+        ValueError, match=f"no checkpoint in {folder} can be read; remove that folder"
+    ):
         fit(tmp_path)
 
 
@@ -287,7 +344,7 @@ def test_a_state_is_restored_onto_another_mesh(tmp_path, monkeypatch):
     *_, state, _ = setup()
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, 1.0)
-    monkeypatch.setattr(sharding, "_WORTH", 1)
+    monkeypatch.setattr(mesh_lib, "_LEAST_SPLIT_SIZE", 1)
     *_, other, _ = setup((2, 4, 1))
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         found = checkpoints.restore(jax.tree.map(jnp.zeros_like, other))
@@ -303,7 +360,11 @@ def test_sigterm_saves_the_step_it_came_at(tmp_path, monkeypatch):
         with pytest.raises(preemption.Preempted, match="phase stopped by SIGTERM at step 3 of 4"):
             fit(tmp_path / "halves")
     assert "3" in {path.name for path in (tmp_path / "halves/checkpoints").iterdir()}
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(whole), jax.device_get(fit(tmp_path / "halves")))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(whole),
+        jax.device_get(fit(tmp_path / "halves")),
+    )
 
 
 def test_at_most_two_steps_are_under_way(tmp_path):
@@ -322,11 +383,15 @@ def test_at_most_two_steps_are_under_way(tmp_path):
 
     def train_step(state, batch):
         events.append(("begun", int(state.step) + 1))
-        return state.replace(step=state.step + 1), {"loss": Loss(int(state.step) + 1), "grad_norms": np.ones(1)}
+        return state.replace(step=state.step + 1), {
+            "loss": Loss(int(state.step) + 1),
+            "grad_norms": np.ones(1),
+        }
 
     mesh, _, state, _ = setup()
-    with Writer(tmp_path) as writer:
-        loop.fit("phase", state, train_step, batches, 6, tmp_path / "checkpoints", writer, mesh, log_every=6, checkpoint_every=6, keep=1)
+    schedule = loop.Schedule("phase", 6, tmp_path / "checkpoints", 6, 6, 1)
+    with writer_in(tmp_path) as writer:
+        loop.fit(schedule, state, train_step, batches, writer, mesh)
     begun = [index for index, (what, _) in enumerate(events) if what == "begun"]
     assert len(begun) == 6
     for index in begun[2:]:
@@ -334,20 +399,37 @@ def test_at_most_two_steps_are_under_way(tmp_path):
 
 
 def test_sigterm_where_nothing_is_to_save_ends_at_once():
-    script = "import os, signal, time; from auxseg_jax import preemption; preemption.install(); os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)"
-    ended = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
-    assert ended.returncode == preemption.EXIT_CODE == 143 and "stopped by SIGTERM; the same command goes on" in ended.stderr
+    script = """
+import os, signal, time
+from auxseg_jax.devices import preemption
+preemption.install()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(60)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        ended.returncode == preemption.EXIT_CODE == 143
+        and "stopped by SIGTERM; the same command goes on" in ended.stderr
+    )
 
 
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
-    with pytest.raises(loop.NonFiniteError, match=r"not finite at step \d: .*loss = .*gradients of backbone/conv_1/kernel"):
+    with pytest.raises(
+        loop.NonFiniteError,
+        match=r"not finite at step \d: .*loss = .*gradients of backbone/conv_1/kernel",
+    ):
         fit(tmp_path, steps=50, lr=1e12)
 
 
 def test_parameters_are_restored_onto_another_mesh(tmp_path):
     *_, params = setup()
     checkpoint.save_params(tmp_path / "params", params)
-    mesh = sharding.make_mesh(data=8)
+    mesh = mesh_lib.make_mesh(data=8)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     found = checkpoint.load_params(tmp_path / "params", shapes, mesh)
     assert len(jax.tree.leaves(found)[0].sharding.device_set) == 8
@@ -356,18 +438,25 @@ def test_parameters_are_restored_onto_another_mesh(tmp_path):
 
 def test_clip_norm():
     params = {"w": jnp.zeros(4)}
-    options = OPTIONS | {"clip_norm": 1.0, "heads": (), "frozen": (), "weight_decay": 0.0, "momentum": 0.0, "lr": 1.0}
-    transform = optimizer.make_optimizer(params, 10, **options)
+    options = OPTIONS | {
+        "clip_norm": 1.0,
+        "heads": (),
+        "frozen": (),
+        "weight_decay": 0.0,
+        "momentum": 0.0,
+        "lr": 1.0,
+    }
+    transform = optimizer.make_optimizer(params, 10, optimizer.Options(**options))
     updates, _ = transform.update({"w": jnp.full(4, 10.0)}, transform.init(params), params)
     np.testing.assert_allclose(optax.global_norm(updates), 1.0, rtol=1e-6)
 
 
 def test_mesh_errors():
     with pytest.raises(ValueError, match="ask for 9 devices, 8 are visible"):
-        sharding.make_mesh(data=9)
+        mesh_lib.make_mesh(data=9)
     with pytest.raises(ValueError, match="fsdp=3 x model=1 does not divide the 8 devices"):
-        sharding.make_mesh(fsdp=3)
+        mesh_lib.make_mesh(fsdp=3)
     with pytest.raises(ValueError, match="must be above 0, or data -1"):
-        sharding.make_mesh(data=0)
+        mesh_lib.make_mesh(data=0)
     with pytest.raises(ValueError, match="batch size 12 is not a multiple of 8, the devices"):
-        sharding.check_batch_size(12, sharding.make_mesh())
+        mesh_lib.check_batch_size(12, mesh_lib.make_mesh())

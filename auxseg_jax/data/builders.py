@@ -1,4 +1,7 @@
-"""TFDS builders of the data sets that come as files: they differ in how their lists are read, not in what is built."""
+"""TFDS builders of the data sets that come as files.
+
+They differ in how their lists are read, not in what is built.
+"""
 
 from collections.abc import Iterator
 
@@ -7,12 +10,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from auxseg_jax.data import features, pictures
-from auxseg_jax.data.listing import Listing, Photo
-from auxseg_jax.terminal import progress
+from auxseg_jax.data.listing import Listing
+from auxseg_jax.files.terminal import progress
 
 
-class _OfListing(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builds the photos or the masks of a listing, from what `pictures.check` left under `work`."""
+class _ListingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Builds the photos or the masks of a listing, from what `pictures.check` left in `work`."""
 
     VERSION = tfds.core.Version("2.1.0")
     BUILDER_CONFIGS = features.builder_configs()
@@ -21,34 +24,44 @@ class _OfListing(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._listing, self._work = listing, work
         super().__init__(**kwargs)
 
+    @property
+    def _builds_masks(self) -> bool:
+        return self.builder_config.name == features.MASKS
+
     def _info(self) -> tfds.core.DatasetInfo:
-        return features.dataset_info(self, self._listing.classes, "jpeg", self._listing.saliency)
+        return features.dataset_info(self, self._listing.classes, "jpeg", self._listing.planes)
 
     def _split_generators(self, dl_manager) -> dict:
-        masks_only = self.builder_config.name == features.MASKS
-        return {split: self._generate_examples(split) for split in (self._listing.masks if masks_only else self._listing.photos)}
+        splits = self._listing.masks if self._builds_masks else self._listing.photos
+        return {split: self._generate_examples(split) for split in splits}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-        photos = self._listing.photos[split]
-        with progress(f"building {self.builder_config.name} of {split}", len(photos), unit="photo") as bar:
-            for photo, kept in pictures.read(self._listing, split, self._work):
-                yield self._example(photo, kept)
+        label = f"building {self.builder_config.name} of {split}"
+        with progress(label, len(self._listing.photos[split]), unit="photo") as bar:
+            for checked in pictures.read(self._listing, split, self._work):
+                yield checked.photo.name, self._example(checked)
                 bar.advance(1)
 
-    def _example(self, photo: Photo, kept: dict) -> tuple[str, dict]:
-        if self.builder_config.name == features.MASKS:
-            return photo.name, {"id": photo.name, "segmentation": kept["mask"]}
-        example = {"id": photo.name, "image": photo.image.read_bytes(), "labels": photo.labels, "size": np.array(kept["size"], np.int32)}
-        return photo.name, example | ({"saliency": kept["saliency"]} if self._listing.saliency else {})
+    def _example(self, checked: pictures.CheckedPhoto) -> dict:
+        photo = checked.photo
+        if self._builds_masks:
+            return {"id": photo.name, "segmentation": checked.mask}
+        return {
+            "id": photo.name,
+            "image": photo.image.read_bytes(),
+            "labels": photo.labels,
+            "size": np.array(checked.size, np.int32),
+            **checked.planes,
+        }
 
 
-class VocFolder(_OfListing, skip_registration=True):
+class VocFolder(_ListingBuilder, skip_registration=True):
     """See `data.voc_folder`."""
 
 
-class Voc2012Wsss(_OfListing, skip_registration=True):
+class Voc2012Wsss(_ListingBuilder, skip_registration=True):
     """See `data.voc2012`."""
 
 
-class Coco2014Wsss(_OfListing, skip_registration=True):
+class Coco2014Wsss(_ListingBuilder, skip_registration=True):
     """See `data.coco2014`."""

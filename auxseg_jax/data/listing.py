@@ -1,4 +1,4 @@
-"""What a data set's own files say before a picture is opened: classes, photos, labels, and where the pictures lie."""
+"""What a data set's own files say before a picture is opened: classes, photos, labels, paths."""
 
 import dataclasses
 import hashlib
@@ -7,24 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from auxseg_jax import files
+from auxseg_jax.data.planes import GIVEN, NO_FOLDER, PLANES
+from auxseg_jax.errors import UserError, fault, raise_faults
+from auxseg_jax.pixel_labels import IGNORE
 
 PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-_SHOWN = 200  # faults, of all that are counted
-
-
-class DataError(ValueError):
-    """Everything that is wrong with a data set, one fault a line."""
-
-    def __init__(self, root: epath.PathLike, faults: Sequence[str]):
-        shown = [*faults[:_SHOWN], *([f"and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else [])]
-        super().__init__("\n  ".join([f"{root} cannot be used, {len(faults)} fault{'s' if len(faults) > 1 else ''}:", *shown]))
-        self.faults = list(faults)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """Objects of a COCO photo, from which its mask is painted.
+    """The objects of a COCO photo, from which its mask is painted.
 
     Attributes:
       size: (H, W).
@@ -43,25 +35,30 @@ class Photo:
       name: its id.
       image: JPEG or PNG.
       labels: uint8 [C], multi-hot over the foreground classes.
-      saliency: 8-bit grey maps, averaged; none: the data set has none.
+      planes: {plane: its files, one in each folder}, without the planes that the data set lacks.
       mask: an indexed PNG, a .mat of SBD, the objects it is painted from, or None.
     """
 
     name: str
     image: epath.Path
     labels: np.ndarray
-    saliency: tuple[epath.Path, ...] = ()
+    planes: Mapping[str, tuple[epath.Path, ...]] = dataclasses.field(default_factory=dict)
     mask: epath.Path | Objects | None = None
 
     @property
     def files(self) -> list[epath.Path]:
-        """All files of it."""
-        return [self.image, *self.saliency, *([self.mask] if isinstance(self.mask, epath.Path) else [])]
+        """All its files."""
+        mask = [self.mask] if isinstance(self.mask, epath.Path) else []
+        return [self.image, *(path for paths in self.planes.values() for path in paths), *mask]
 
-    def what_is_there(self) -> "Photo":
-        """Without the files that are absent."""
+    def existing_part(self) -> "Photo":
+        """Returns the photo without the files that are absent."""
         absent = isinstance(self.mask, epath.Path) and not self.mask.exists()
-        return dataclasses.replace(self, saliency=tuple(p for p in self.saliency if p.exists()), mask=None if absent else self.mask)
+        planes = {
+            plane: tuple(path for path in paths if path.exists())
+            for plane, paths in self.planes.items()
+        }
+        return dataclasses.replace(self, planes=planes, mask=None if absent else self.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Listing:
       classes: names, background first.
       photos: {split: photos in the order of its list}.
       lists: other files that were read.
-      remarks: what a user should know and that is no fault.
+      remarks: what a user should know although it is no fault.
     """
 
     root: epath.Path
@@ -85,109 +82,170 @@ class Listing:
     @property
     def masks(self) -> tuple[str, ...]:
         """The splits that have pixel labels."""
-        return tuple(split for split, photos in self.photos.items() if any(photo.mask is not None for photo in photos))
+        return tuple(
+            split
+            for split, photos in self.photos.items()
+            if any(photo.mask is not None for photo in photos)
+        )
 
     @property
-    def saliency(self) -> bool:
-        """Whether there are saliency maps."""
-        return any(photo.saliency for photos in self.photos.values() for photo in photos)
+    def planes(self) -> tuple[str, ...]:
+        """The planes that the data set brings."""
+        photos = [photo for photos in self.photos.values() for photo in photos]
+        return tuple(p.name for p in GIVEN if any(photo.planes.get(p.name) for photo in photos))
 
     def digest(self) -> str:
-        """Hash of the lists and of every file's name, size and time: the prepared copy is stale when it changes."""
-        state = hashlib.sha256(repr((str(self.root), self.classes, tuple(self.photos), self.masks)).encode())
+        """Returns a hash of the lists and of every file's name, size and time.
+
+        A prepared copy is stale when it changes.
+        """
+        header = (str(self.root), self.classes, tuple(self.photos), self.masks)
+        state = hashlib.sha256(repr(header).encode())
         for split, photos in self.photos.items():
             for photo in photos:
                 state.update(f"{split} {photo.name}".encode() + photo.labels.tobytes())
-        everything = (photo.files for photos in self.photos.values() for photo in photos)
-        for path in (path for group in (self.lists, *everything) for path in group):
+        files = (photo.files for photos in self.photos.values() for photo in photos)
+        for path in (path for group in (self.lists, *files) for path in group):
             state.update(file_state(path))
         return state.hexdigest()[:16]
 
 
 def file_state(path: epath.Path) -> bytes:
-    """Name, size and time of a file, by which it is known."""
+    """Returns name, size and time of a file, by which it is known."""
     stat = path.stat()
     return f"{path} {stat.length} {stat.mtime}".encode()
 
 
 def find_root(root: epath.PathLike) -> epath.Path:
-    """The folder of a data set, however it is spelled; DataError if there is none."""
+    """Returns the folder of a data set, however it is spelled.
+
+    Raises:
+      UserError: there is no such folder.
+    """
     path = epath.Path(root).expanduser().resolve()
     if not path.is_dir():
-        raise DataError(root, ["there is no such folder (config.data.root)"])
+        raise_faults(root, ["there is no such folder (config.data.root)"])
     return path
 
 
 def by_stem(paths: Iterable[epath.PathLike]) -> dict[str, epath.Path]:
-    """{name without ending: path}; ValueError if what is made of two photos would be written to one file."""
+    """Returns {name without ending: path}.
+
+    Raises:
+      UserError: what is made of two of the photos would be written to one file.
+    """
     stems: dict[str, epath.Path] = {}
     for path in map(epath.Path, paths):
         if path.stem in stems:
-            raise ValueError(f"{path} and {stems[path.stem]} would both be written to {path.stem}.png")
+            raise UserError(
+                f"{path} and {stems[path.stem]} would both be written to {path.stem}.png"
+            )
         stems[path.stem] = path
     return stems
 
 
 def is_id(name: str) -> bool:
-    """Whether `name` is a plain file name, without folder and blanks."""
-    return not ("/" in name or "\\" in name or name in ("", ".", "..") or len(name.split()) != 1)
+    """Returns whether `name` is a plain file name, without folder and blanks."""
+    in_folder = "/" in name or "\\" in name or name in ("", ".", "..")
+    return not in_folder and len(name.split()) == 1
 
 
-def class_faults(classes: Sequence[str], where: str) -> list[str]:
-    """What is wrong with names of classes, background first: they name files and stand for labels 0 to 254."""
-    faults = [] if 2 <= len(classes) <= files.IGNORE else [f"{where}: needs 'background' and 1 to 254 classes, found {len(classes)}"]
-    faults += [f"{where}: {name!r} cannot be a part of a file's name" for name in classes if not name.strip() or "/" in name or "\\" in name]
-    return faults + [f"{where}: {name!r} stands there twice" for name in sorted({n for n in classes if classes.count(n) > 1})]
+def check_classes(classes: Sequence[str], where: str) -> None:
+    """Reports what is wrong with the names of classes, background first.
+
+    They are parts of file names and stand for the labels 0 to 254.
+    """
+    if not 2 <= len(classes) <= IGNORE:
+        fault(f"{where}: needs 'background' and 1 to 254 classes, found {len(classes)}")
+    for name in classes:
+        if not name.strip() or "/" in name or "\\" in name:
+            fault(f"{where}: {name!r} cannot be a part of a file's name")
+    for name in sorted({name for name in classes if classes.count(name) > 1}):
+        fault(f"{where}: {name!r} stands there twice")
 
 
-def read_lines(path: epath.Path, faults: list[str]) -> list[tuple[int, str]]:
-    """(line number, stripped line) of the lines that are not empty; what is wrong with the file is added to `faults`."""
+def read_lines(path: epath.Path) -> list[tuple[int, str]]:
+    """Returns (line number, stripped line) of the lines that are not empty; reports faults."""
     if not path.exists():
-        faults.append(f"{path.name}: there is no file {path}")
+        fault(f"{path.name}: there is no file {path}")
         return []
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        faults.append(f"{path.name}: not a text file ({error})")
+        fault(f"{path.name}: not a text file ({error})")
         return []
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = enumerate(text.splitlines(), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def read_split(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
-    """The ids of a list, one a line, each once."""
-    names: dict[str, None] = {}  # a set that keeps its order
-    lines = read_lines(path, faults)
+def read_split(path: epath.Path) -> tuple[str, ...]:
+    """Returns the ids of a list, one a line, each once; reports faults."""
+    names: dict[str, None] = {}  # A set that keeps its order.
+    lines = read_lines(path)
     for number, name in lines:
+        where = f"{path.name} line {number}"
         if not is_id(name):
-            faults.append(f"{path.name} line {number}: {name!r} is not an id (a plain file name without folder and ending)")
+            fault(f"{where}: {name!r} is not an id (a plain file name without folder and ending)")
         elif name in names:
-            faults.append(f"{path.name} line {number}: {name} stands there twice")
+            fault(f"{where}: {name} stands there twice")
         else:
             names[name] = None
     if not lines and path.exists():
-        faults.append(f"{path.name}: names no photo")
+        fault(f"{path.name}: names no photo")
     return tuple(names)
 
 
 def file_names(path: epath.Path) -> set[str]:
-    """Names of the files in a folder; not of links that lead nowhere."""
+    """Returns the names of the files in a folder, without links that lead nowhere."""
     return {p.name for p in path.iterdir() if p.exists()} if path.is_dir() else set()
 
 
-def saliency_folders(root: epath.Path, folders: str) -> list[epath.Path]:
-    """The folders of saliency maps that `config.data.saliency` names: relative to `root`, separated by commas; "none": no folder."""
-    return [] if folders == "none" else [root / folder.strip() for folder in folders.split(",")]
+def check_disjoint(photos: Mapping[str, Sequence[Photo]], first: str, second: str) -> None:
+    """Reports the photos that are in two splits."""
+    if first == second:
+        return
+    others = {photo.name for photo in photos[second]}
+    for photo in photos[first]:
+        if photo.name in others:
+            fault(f"{photo.name}: is in split {first} and in split {second}")
 
 
-def find_saliency(folders: Sequence[epath.Path], names: Iterable[str], faults: list[str]) -> dict[str, tuple[epath.Path, ...]]:
-    """{id: its maps, one of each folder}; what is not there is added to `faults`."""
-    names = list(names)
-    for folder in folders:
-        listed = file_names(folder)
-        if names and not any(f"{name}.png" in listed for name in names):
-            faults.append(
-                f"{folder}: no saliency map <id>.png of any photo; python -m auxseg_jax.data.saliency makes them, data.saliency=none does without"
-            )
+def find_planes(
+    root: epath.Path, folders: Mapping[str, str], names: Iterable[str]
+) -> dict[str, dict[str, tuple[epath.Path, ...]]]:
+    """Finds the planes of photos; reports the files that are absent.
+
+    Args:
+      root: folder of the data set.
+      folders: {plane: value of `data.<plane>`}: folders under `root`, separated by commas, or
+        "none".
+      names: ids of the photos.
+
+    Returns:
+      {id: {plane: its files, one in each folder}}.
+    """
+    found: dict[str, dict[str, tuple[epath.Path, ...]]] = {name: {} for name in names}
+    for plane, value in folders.items():
+        if value == NO_FOLDER:
             continue
-        faults += [f"{name}: no saliency map {folder.name}/{name}.png" for name in names if f"{name}.png" not in listed]
-    return {name: tuple(folder / f"{name}.png" for folder in folders) for name in names}
+        paths = [root / folder.strip() for folder in value.split(",")]
+        suffix = PLANES[plane].suffix
+        for folder in paths:
+            _check_folder(folder, plane, suffix, list(found))
+        for name, planes in found.items():
+            planes[plane] = tuple(folder / f"{name}{suffix}" for folder in paths)
+    return found
+
+
+def _check_folder(folder: epath.Path, plane: str, suffix: str, names: Sequence[str]) -> None:
+    listed = file_names(folder)
+    if names and not any(f"{name}{suffix}" in listed for name in names):
+        makes = "`auxseg saliency` makes them, " if plane == "saliency" else ""
+        fault(
+            f"{folder}: no {plane} map <id>{suffix} of any photo; "
+            f"{makes}data.{plane}={NO_FOLDER} does without"
+        )
+        return
+    for name in names:
+        if f"{name}{suffix}" not in listed:
+            fault(f"{name}: no {plane} map {folder.name}/{name}{suffix}")

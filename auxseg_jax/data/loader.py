@@ -1,12 +1,13 @@
-"""Batches from a prepared data set, by Grain: augmented crops for training, whole photos in buckets for the rest.
+"""Batches from a prepared data set, by Grain.
 
-Training batch (numpy; B this host's photos, S the crop):
-  image float32 [B, S, S, 3] normalised, labels float32 [B, C]; in a stage also
+Training batch of augmented crops (numpy; B this host's photos, S the crop):
+  image float32 [B, S, S, 3] normalised, labels float32 [B, C]; in a stage also the learned planes:
   segmentation int32 [B, S, S] (255 ignore), saliency float32 [B, S, S] (0..1, -1 padding)
 
-Batch of whole photos (H, W of the bucket; photos lie at the top left):
-  image float32 [B, H, W, 3] normalised (0 where padded), inside bool [B, H, W] (photo, not padding),
-  labels float32 [B, C], saliency float32 [B, H, W] in 0..1; rows past the batch's ids repeat its last photo
+Batch of whole photos in buckets (H, W of the bucket; photos lie at the top left):
+  image float32 [B, H, W, 3] normalised (0 where padded), inside bool [B, H, W] (photo, not
+  padding), labels float32 [B, C], and every plane that the data set brings: saliency float32 [B, H,
+  W] in 0..1. Rows past the batch's ids repeat its last photo.
 """
 
 import dataclasses
@@ -18,36 +19,39 @@ import grain.python as grain
 import numpy as np
 from etils import epath
 
-from auxseg_jax import files
-from auxseg_jax.data import features, transforms
+from auxseg_jax.data import features, pseudo_labels, transforms
+from auxseg_jax.data.planes import GIVEN, PLANES
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import images
 from auxseg_jax.grid import Grid
+
+_BUCKET_CANDIDATES = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class _Crop(grain.RandomMapTransform):
-    """Raw example -> augmented training example; targets are read from a folder of pseudo labels, by id.
+    """Turns a raw example into an augmented one; targets are read from pseudo labels, by id.
 
     "scale_seed" of an example, where there is one, is shared by its batch.
     """
 
     pseudo: epath.Path | None
-    options: dict[str, Any]
+    options: transforms.Augmentation
 
     def random_map(self, raw: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
         example = {"image": features.decode_image(raw["image"])}
         if self.pseudo is not None:
-            name = raw["id"].decode()
-            example["saliency"] = files.read_plane(self.pseudo / "saliency" / f"{name}.png").astype(np.float32) / 255
-            example["segmentation"] = files.read_plane(self.pseudo / "segmentation" / f"{name}.png")
+            for name, plane in pseudo_labels.read(self.pseudo, raw["id"].decode()).items():
+                example[name] = PLANES[name].scale(plane)
         scale_rng = np.random.default_rng(raw["scale_seed"]) if "scale_seed" in raw else rng
-        example = transforms.augment(example, rng, scale_rng, **self.options)
-        if "segmentation" in example:
-            example["segmentation"] = example["segmentation"].astype(np.int32)
+        example = transforms.augment(example, rng, scale_rng, self.options)
+        for name in PLANES.keys() & example.keys():
+            example[name] = example[name].astype(PLANES[name].dtype)
         return example | {"labels": raw["labels"].astype(np.float32)}
 
 
-class _Rows(grain.MapDataset):
-    """Of each batch of `parent` some rows, one after the other."""
+class _HostRows(grain.MapDataset):
+    """Selects this host's rows from every batch of the parent data set."""
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, rows: Sequence[int]):
         super().__init__(parent)
@@ -63,55 +67,90 @@ class _Rows(grain.MapDataset):
         return self._parent[batch * self._batch_size + self._rows[row]]
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How a reader reads ahead: the config's `loader.*`.
+
+    Attributes:
+      threads: threads that decode and augment.
+      prefetch: examples or batches that wait.
+    """
+
+    threads: int
+    prefetch: int
+
+    def iterate(self, data: grain.MapDataset) -> Iterator:
+        """Returns an iterator over `data`."""
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.prefetch)
+        return iter(data.to_iter_dataset(options))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSource:
+    """What a phase of training reads.
+
+    Attributes:
+      photos: see `Dataset.photos`.
+      pseudo: folder of pseudo labels, or None for the classifier phase.
+      batch_size: photos a batch, over all hosts.
+      rows: the rows of such a batch that this host reads.
+      seed: seed of order and augmentation.
+      augmentation: how examples are augmented.
+    """
+
+    photos: Any
+    pseudo: epath.PathLike | None
+    batch_size: int
+    rows: Sequence[int]
+    seed: int
+    augmentation: transforms.Augmentation
+
+
 def train_batches(
-    source: Any,
-    pseudo: epath.PathLike | None,
-    batch_size: int,
-    rows: Sequence[int],
-    seed: int,
-    start: int,
-    options: dict[str, Any],
-    *,
-    threads: int,
-    prefetch: int,
+    source: TrainSource, reading: ReadOptions, start: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of augmented crops; order and augmentation are a function of (seed, epoch, index).
+    """Yields endless batches of augmented crops.
+
+    Order and augmentation are a function of (seed, epoch, index).
 
     Args:
-      source: of `Dataset.photos`.
-      pseudo: folder with segmentation/<id>.png and saliency/<id>.png, or None for the classifier phase.
-      batch_size: over all hosts.
-      rows: of such a batch, those that this host reads.
-      seed: of order and augmentation.
-      start: number of batches to skip (the step to resume at).
-      options: of `transforms.augment`, and `scale_per`: "photo" or "batch", what shares a scale.
-      threads, prefetch: of the reader.
+      source: what is read.
+      reading: how it is read ahead.
+      start: number of batches to skip: the step to resume at.
     """
-    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    options = dict(options)
-    if options.pop("scale_per") == "batch":
-        data = data.map_with_index(lambda index, raw: raw | {"scale_seed": (seed, index // batch_size)})
-    data = data.random_map(_Crop(epath.Path(pseudo) if pseudo is not None else None, options))
-    data = _Rows(data, batch_size, rows)  # after random_map, whose numbers go by the index
-    data = data.batch(len(rows), drop_remainder=True)
-    iterator = iter(data.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
+    seed, batch_size = source.seed, source.batch_size
+    data = grain.MapDataset.source(source.photos).seed(seed).shuffle().repeat()
+    if source.augmentation.scale_per == "batch":
+        data = data.map_with_index(
+            lambda index, raw: raw | {"scale_seed": (seed, index // batch_size)}
+        )
+    pseudo = epath.Path(source.pseudo) if source.pseudo is not None else None
+    data = data.random_map(_Crop(pseudo, source.augmentation))
+    # The rows are selected after random_map, whose random numbers go by the index.
+    data = _HostRows(data, batch_size, source.rows)
+    data = data.batch(len(source.rows), drop_remainder=True)
+    iterator = reading.iterate(data)
     iterator.set_state({"next_index": start})
     return iterator
 
 
-def buckets(sizes: Sequence[tuple[int, int]], limit: int, grid: Grid) -> dict[tuple[int, int], tuple[int, int]]:
-    """Maps each (H, W) to the size it is padded to, one of the grid: at most `limit` different ones, greedily the least padding.
+def buckets(
+    sizes: Sequence[tuple[int, int]], limit: int, grid: Grid
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Maps each (H, W) to the size of the grid that it is padded to.
 
-    Every bucket costs one compilation of each program that sees whole photos.
+    There are at most `limit` different ones, chosen greedily for the least padding. Every bucket
+    costs one compilation of each program that sees whole photos.
     """
     if limit < 1:
-        raise ValueError(f"eval.max_buckets must be at least 1, got {limit}")
+        raise UserError(f"eval.max_buckets must be at least 1, got {limit}")
     step, groups = 1, {}
-    while True:  # a rough grid first, so that the pairs below stay few
+    while True:  # A rough grid comes first, so that the pairs below stay few.
         groups = {}
         for height, width in sizes:
-            groups.setdefault((-(-height // step) * step, -(-width // step) * step), []).append((height, width))
-        if len(groups) <= 64:
+            key = -(-height // step) * step, -(-width // step) * step
+            groups.setdefault(key, []).append((height, width))
+        if len(groups) <= _BUCKET_CANDIDATES:
             break
         step *= 2
     while len(groups) > limit:
@@ -120,17 +159,51 @@ def buckets(sizes: Sequence[tuple[int, int]], limit: int, grid: Grid) -> dict[tu
         for i, a in enumerate(keys):
             for b in keys[i + 1 :]:
                 joint = max(a[0], b[0]), max(a[1], b[1])
-                waste[a, b] = sum((joint[0] * joint[1] - k[0] * k[1]) * len(groups[k]) for k in (a, b)), joint
+                area = joint[0] * joint[1]
+                padding = sum((area - k[0] * k[1]) * len(groups[k]) for k in (a, b))
+                waste[a, b] = padding, joint
         (a, b), (_, joint) = min(waste.items(), key=lambda item: (item[1][0], item[0]))
         merged = groups.pop(a) + groups.pop(b)
         groups.setdefault(joint, []).extend(merged)
-    return {size: tuple(map(grid.at_least, bucket)) for bucket, members in groups.items() for size in members}
+    return {
+        size: tuple(map(grid.at_least, bucket))
+        for bucket, members in groups.items()
+        for size in members
+    }
 
 
 def photos_a_batch(size: tuple[int, int], batch_size: int, megapixels: float, devices: int) -> int:
-    """How many photos padded to `size` (H, W) go into a batch, at most: the same number for each device, at least one."""
+    """Returns how many photos padded to `size` (H, W) go into a batch, at most.
+
+    It is the same number for each device, at least one.
+    """
     room = min(batch_size, int(megapixels * 1e6 / (size[0] * size[1])))
     return max(room // devices, 1) * devices
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchOptions:
+    """How whole photos are batched.
+
+    Attributes:
+      batch_size: photos a batch, at most.
+      megapixels: in a batch, at most: large photos are fewer, but one for each device.
+      max_buckets: see `buckets`.
+      mean: see `transforms.normalize`.
+      std: see `transforms.normalize`.
+      grid: sizes that suit the network.
+      devices: number of devices over which a batch is split.
+      share: (index of this host, number of hosts): which photos of a bucket are read here.
+    """
+
+    batch_size: int
+    megapixels: float
+    max_buckets: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    grid: Grid
+    devices: int = 1
+    share: tuple[int, int] = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +212,7 @@ class PhotoBatch:
 
     Attributes:
       arrays: see the module.
-      ids: of the real photos, the first len(ids) of the batch.
+      ids: ids of the real photos, the first len(ids) of the batch.
       sizes: their (H, W).
     """
 
@@ -151,51 +224,40 @@ class PhotoBatch:
 class PhotoReader:
     """Plans the batches of a list of raw examples by size, and reads them: `for batch in reader`.
 
+    Where a bucket's photos do not fill its last batch, a photo is repeated.
+
     Args:
-      source: random access to dicts with id, image and, where there are any, labels and saliency.
+      source: random access to dicts with id, image and, where there are any, labels and planes.
       sizes: (H, W) of every photo.
-      batch_size: photos a batch, at most; where a bucket's photos do not fill its last one, a photo is repeated.
-      megapixels: in a batch, at most: of large photos fewer are taken, but one for each device.
-      devices: over which a batch is split.
-      share: (index of this host, number of hosts): which photos of a bucket are read here.
-      mean, std: of the normalisation.
-      grid: sizes that suit the network.
-      max_buckets: see `buckets`.
-      threads, prefetch: of the reader.
+      options: how they are batched.
+      reading: how they are read ahead.
     """
 
     def __init__(
         self,
         source: Any,
         sizes: Sequence[tuple[int, int]],
-        *,
-        batch_size: int,
-        megapixels: float,
-        max_buckets: int,
-        mean: Any,
-        std: Any,
-        grid: Grid,
-        threads: int,
-        prefetch: int,
-        devices: int = 1,
-        share: tuple[int, int] = (0, 1),
+        options: BatchOptions,
+        reading: ReadOptions,
     ):
-        self.grid = grid
-        self._source, self._mean, self._std = source, mean, std
-        self._threads, self._prefetch = threads, prefetch
+        self._source, self._options, self._reading = source, options, reading
         self._sizes = [tuple(size) for size in sizes]
-        bucket_of = buckets(self._sizes, max_buckets, grid)
+        bucket_of = buckets(self._sizes, options.max_buckets, options.grid)
         members: dict[tuple[int, int], list[int]] = {}
         for index, size in enumerate(self._sizes):
             members.setdefault(bucket_of[size], []).append(index)
         self._plan = []
-        index, hosts = share
+        host, hosts = options.share
         for bucket, everyones in sorted(members.items()):
-            indices = everyones[index::hosts]
+            indices = everyones[host::hosts]
             if not indices:
                 continue
-            count = min(photos_a_batch(bucket, batch_size, megapixels, devices), math.ceil(len(indices) / devices) * devices)
-            self._plan += [(bucket, count, indices[i : i + count]) for i in range(0, len(indices), count)]
+            count = min(
+                photos_a_batch(bucket, options.batch_size, options.megapixels, options.devices),
+                math.ceil(len(indices) / options.devices) * options.devices,
+            )
+            for start in range(0, len(indices), count):
+                self._plan.append((bucket, count, indices[start : start + count]))
 
     @property
     def num_photos(self) -> int:
@@ -203,28 +265,32 @@ class PhotoReader:
         return sum(len(indices) for _, _, indices in self._plan)
 
     def __iter__(self) -> Iterator[PhotoBatch]:
-        data = grain.MapDataset.source(self._plan).map(self._read)
-        return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._prefetch)))
+        return self._reading.iterate(grain.MapDataset.source(self._plan).map(self._read))
 
     def _read(self, planned: tuple[tuple[int, int], int, list[int]]) -> PhotoBatch:
-        (height, width), count, indices = planned
-        raws = [self._source[i] for i in indices]
+        bucket, count, indices = planned
+        raws = [self._source[index] for index in indices]
+        planes = [plane for plane in GIVEN if plane.name in raws[0]]
         arrays = {
-            "image": np.zeros((count, height, width, 3), np.float32),
-            "inside": np.zeros((count, height, width), bool),
+            "image": np.zeros((count, *bucket, 3), np.float32),
+            "inside": np.zeros((count, *bucket), bool),
         }
-        for key, shape in (("labels", np.shape(raws[0].get("labels"))), ("saliency", (height, width))):
-            if key in raws[0]:
-                arrays[key] = np.zeros((count, *shape), np.float32)
+        if "labels" in raws[0]:
+            arrays["labels"] = np.zeros((count, *raws[0]["labels"].shape), np.float32)
+        for plane in planes:
+            arrays[plane.name] = np.zeros((count, *plane.batch_shape(*bucket)), plane.dtype)
         for row, raw in enumerate(raws):
             image = features.decode_image(raw["image"])
-            window = (row, slice(image.shape[0]), slice(image.shape[1]))
-            arrays["image"][window] = transforms.normalize(image, self._mean, self._std)
-            arrays["inside"][window] = True
+            height, width = image.shape[:2]
+            normalized = transforms.normalize(image, self._options.mean, self._options.std)
+            arrays["image"][row, :height, :width] = normalized
+            arrays["inside"][row, :height, :width] = True
             if "labels" in raw:
                 arrays["labels"][row] = raw["labels"]
-            if "saliency" in raw:
-                arrays["saliency"][window] = files.decode_plane(raw["saliency"]).astype(np.float32) / 255
+            for plane in planes:
+                values = plane.load(images.decode_plane(raw[plane.name]), (height, width))
+                arrays[plane.name][row, ..., :height, :width] = values
         for array in arrays.values():
             array[len(raws) :] = array[len(raws) - 1]
-        return PhotoBatch(arrays, [raw["id"].decode() for raw in raws], [self._sizes[i] for i in indices])
+        ids = [raw["id"].decode() for raw in raws]
+        return PhotoBatch(arrays, ids, [self._sizes[index] for index in indices])

@@ -1,7 +1,7 @@
-"""The pictures of a listing: every one is decoded and checked before anything is built, by all cores, and not twice.
+"""The pictures of a listing: all are decoded and checked before anything is built, by all cores.
 
-The work is kept in chunks of 64 photos, <work>/<split>.<hash of the photos>.npz, written whole: after a kill, or when a broken picture has
-been mended, the other chunks are not read again.
+The work is kept in chunks of 64 photos, <work>/<split>.<hash of the photos>.npz, each written
+whole. After a kill, or when a broken picture has been mended, the other chunks are not read again.
 """
 
 import concurrent.futures
@@ -12,91 +12,146 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from auxseg_jax import files
 from auxseg_jax.data import features, masks
 from auxseg_jax.data.listing import Listing, Objects, Photo, file_state
-from auxseg_jax.terminal import progress
+from auxseg_jax.data.planes import PLANES, Plane
+from auxseg_jax.errors import UserError, collect, fault
+from auxseg_jax.files import images, storage
+from auxseg_jax.files.terminal import progress
+from auxseg_jax.pixel_labels import IGNORE
 
 _CHUNK = 64
-_WORTH_PROCESSES = 4  # chunks; fewer are read in the time that a process takes to start
+_LEAST_CHUNKS_FOR_PROCESSES = 4  # Fewer are read in the time that a process takes to start.
+_MASK = "mask"
 
 
-class ProcessDied(ValueError):
+class ProcessDied(UserError):
     """A process of `parallel` ended without a result."""
 
 
-def check(listing: Listing, work: epath.PathLike) -> list[str]:
-    """Reads every picture of a listing and leaves what a build needs under `work`; returns every fault found.
+class CheckedPhoto(NamedTuple):
+    """What a build needs of one photo.
+
+    Attributes:
+      photo: where its parts lie.
+      size: (H, W).
+      planes: {plane: PNG}, see `Plane.store`.
+      mask: PNG, or None.
+    """
+
+    photo: Photo
+    size: tuple[int, int]
+    planes: dict[str, bytes]
+    mask: bytes | None
+
+
+class _Chunk(NamedTuple):
+    photos: Sequence[Photo]
+    num_labels: int
+    path: epath.Path
+
+
+def check(listing: Listing, work: epath.PathLike) -> None:
+    """Reads every picture of a listing and leaves what a build needs under `work`; reports faults.
 
     Chunks that are there already are not read again.
+
+    Raises:
+      ProcessDied: a picture killed the process that decoded it; the message names the chunk.
     """
-    jobs = [(photos, len(listing.classes), path) for split in listing.photos for photos, path in _chunks(listing, split, epath.Path(work))]
-    left = [job for job in jobs if not job[-1].exists()]
-    faults: list[str] = []
-    with progress(f"reading {listing.root}", sum(len(job[0]) for job in jobs), unit="photo", start=_count(jobs) - _count(left)) as bar:
-        workers = 1 if len(left) < _WORTH_PROCESSES else None
+    chunks = [chunk for split in listing.photos for chunk in _chunks(listing, split, work)]
+    left = [chunk for chunk in chunks if not chunk.path.exists()]
+    total, start = _count(chunks), _count(chunks) - _count(left)
+    workers = 1 if len(left) < _LEAST_CHUNKS_FOR_PROCESSES else None
+    with progress(f"reading {listing.root}", total, unit="photo", start=start) as bar:
         done = 0
         try:
-            for job, found in zip(left, parallel(_check_chunk, left, workers), strict=True):
-                faults += found
+            for chunk, faults in zip(left, parallel(_check_chunk, left, workers), strict=True):
+                for message in faults:
+                    fault(message)
                 done += 1
-                bar.advance(len(job[0]))
+                bar.advance(len(chunk.photos))
         except ProcessDied as error:
-            first, last = left[done][0][0], left[min(done + len(os.sched_getaffinity(0)), len(left)) - 1][0][-1]
-            raise ProcessDied(f"{error}. It was at one of the photos {first.name} to {last.name} of {listing.root}") from error
-    return faults
+            last = min(done + len(os.sched_getaffinity(0)), len(left)) - 1
+            names = f"{left[done].photos[0].name} to {left[last].photos[-1].name}"
+            raise ProcessDied(
+                f"{error}. It was at one of the photos {names} of {listing.root}"
+            ) from error
 
 
-def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[tuple[Photo, dict[str, Any]]]:
-    """(photo, {"size": (H, W), "saliency": PNG, "mask": PNG}) of every photo of a split, from what `check` left; the PNGs where there are any."""
-    for photos, path in _chunks(listing, split, epath.Path(work)):
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as kept:
-            for number, photo in enumerate(photos):
-                planes = {key: kept[f"{key}{number}"].tobytes() for key in ("saliency", "mask") if f"{key}{number}" in kept}
-                yield photo, {"size": tuple(kept[f"size{number}"].tolist()), **planes}
+def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[CheckedPhoto]:
+    """Reads what `check` left of every photo of a split."""
+    for chunk in _chunks(listing, split, work):
+        with np.load(io.BytesIO(chunk.path.read_bytes()), allow_pickle=False) as content:
+            for number, photo in enumerate(chunk.photos):
+                stored = {
+                    key: content[f"{key}{number}"].tobytes()
+                    for key in (*PLANES, _MASK)
+                    if f"{key}{number}" in content
+                }
+                mask = stored.pop(_MASK, None)
+                size = tuple(content[f"size{number}"].tolist())
+                yield CheckedPhoto(photo, size, stored, mask)
 
 
-def parallel(function: Callable, jobs: Sequence[tuple], workers: int | None = None) -> Iterator[Any]:
-    """function(*job) of each job in order, by processes; a single job, or with one worker, by this one."""
+def parallel(
+    function: Callable, jobs: Sequence[tuple], workers: int | None = None
+) -> Iterator[Any]:
+    """Yields function(*job) of each job in order, worked out by processes.
+
+    Args:
+      function: importable by name.
+      jobs: the arguments of each call.
+      workers: number of processes; None: one a core. A single job, or a single worker, is done by
+        this process.
+
+    Raises:
+      ProcessDied: a process ended without a result.
+    """
     workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
     if workers < 2:
         yield from (function(*job) for job in jobs)
         return
-    # not forked: threads of JAX and Grain may be at work
+    # A fork would copy the locks of threads of JAX and Grain that may be at work.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
+    executor = concurrent.futures.ProcessPoolExecutor
+    with executor(workers, mp_context=context, initializer=_start_worker) as pool:
         try:
             yield from pool.map(function, *zip(*jobs, strict=True))
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise ProcessDied("a process died while it read pictures: memory ran out, or a broken file killed its decoder") from error
+            raise ProcessDied(
+                "a process died while it read pictures: "
+                "memory ran out, or a broken file killed its decoder"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent.
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()  # a parent that was killed takes its workers along
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _count(jobs: Sequence[tuple]) -> int:
-    return sum(len(photos) for photos, *_ in jobs)
+def _count(chunks: Sequence[_Chunk]) -> int:
+    return sum(len(chunk.photos) for chunk in chunks)
 
 
-def _chunks(listing: Listing, split: str, work: epath.Path) -> Iterator[tuple[Sequence[Photo], epath.Path]]:
-    photos = listing.photos[split]
+def _chunks(listing: Listing, split: str, work: epath.PathLike) -> Iterator[_Chunk]:
+    photos, num_labels = listing.photos[split], len(listing.classes)
     for start in range(0, len(photos), _CHUNK):
-        chunk = photos[start : start + _CHUNK]
-        yield chunk, work / f"{split}.{_hash(chunk, len(listing.classes))}.npz"
+        part = photos[start : start + _CHUNK]
+        path = epath.Path(work) / f"{split}.{_hash(part, num_labels)}.npz"
+        yield _Chunk(part, num_labels, path)
 
 
 def _hash(photos: Sequence[Photo], num_labels: int) -> str:
@@ -110,51 +165,78 @@ def _hash(photos: Sequence[Photo], num_labels: int) -> str:
 
 
 def _check_chunk(photos: Sequence[Photo], num_labels: int, path: epath.Path) -> list[str]:
-    kept: dict[str, np.ndarray] = {}
-    faults: list[str] = []
-    for number, photo in enumerate(photos):
-        size, planes = _check_photo(photo, num_labels, faults)
-        if size:
-            kept[f"size{number}"] = np.array(size, np.int32)
-        for key, plane in planes.items():
-            kept[f"{key}{number}"] = np.frombuffer(features.encode_png(plane), np.uint8)
+    """Writes a chunk if it has no fault; returns its faults, for it runs in another process."""
+    stored: dict[str, np.ndarray] = {}
+    with collect() as faults:
+        for number, photo in enumerate(photos):
+            size, encoded = _check_photo(photo, num_labels)
+            if size:
+                stored[f"size{number}"] = np.array(size, np.int32)
+            for key, data in encoded.items():
+                stored[f"{key}{number}"] = np.frombuffer(data, np.uint8)
     if not faults:
         buffer = io.BytesIO()
-        np.savez(buffer, **kept)
-        files.write_bytes(path, buffer.getvalue())
+        np.savez(buffer, **stored)
+        storage.write_bytes(path, buffer.getvalue())
     return faults
 
 
-def _check_photo(photo: Photo, num_labels: int, faults: list[str]) -> tuple[tuple[int, int] | None, dict[str, np.ndarray]]:
-    """Size, and the planes "saliency" and "mask" as far as there are any; what is wrong is added to `faults`."""
-    size, planes = None, {}
+def _check_photo(photo: Photo, num_labels: int) -> tuple[tuple[int, int] | None, dict[str, bytes]]:
+    """Returns the size of a photo, None if it is broken, and its planes and mask as PNGs."""
+    size, encoded = None, {}
     try:
         size = features.check_image(photo.image.read_bytes())
     except (OSError, ValueError) as error:
-        faults.append(f"{_where(photo, photo.image)} cannot be read: {error}")
-    maps = [_plane(photo, path, lambda p: files.decode_plane(p.read_bytes(), grey=True), size, faults) for path in photo.saliency]
-    if maps and all(plane is not None for plane in maps) and len({plane.shape for plane in maps}) == 1:
-        planes["saliency"] = maps[0] if len(maps) == 1 else np.round(np.mean(maps, 0)).astype(np.uint8)
-    if isinstance(photo.mask, Objects) and size not in (None, photo.mask.size):  # said before it is painted: sizes may be anything
-        faults.append(f"{_where(photo, photo.mask)} are of {photo.mask.size[1]}x{photo.mask.size[0]}, the photo is {size[1]}x{size[0]}")
-    elif photo.mask is not None and (plane := _plane(photo, photo.mask, masks.read, size, faults)) is not None:
-        strange = np.setdiff1d(plane, [*range(num_labels), files.IGNORE])
-        if strange.size:
-            faults.append(f"{_where(photo, photo.mask)} holds class indices {strange[:5].tolist()}; the last class is {num_labels - 1}")
-        planes["mask"] = plane
-    return size, planes
+        fault(f"{_where(photo, photo.image)} cannot be read: {error}")
+    for name, paths in photo.planes.items():
+        plane = PLANES[name]
+        arrays = [_read_plane(photo, plane, path, size) for path in paths]
+        is_whole = all(array is not None for array in arrays)
+        if is_whole and len({array.shape for array in arrays}) == 1:
+            encoded[name] = plane.store(plane.merge(arrays))
+    if photo.mask is not None and (mask := _read_mask(photo, num_labels, size)) is not None:
+        encoded[_MASK] = images.encode_png(mask)
+    return size, encoded
 
 
-def _plane(photo: Photo, source: Any, read_plane: Callable, size: tuple[int, int] | None, faults: list[str]) -> np.ndarray | None:
+def _read_plane(
+    photo: Photo, plane: Plane, path: epath.Path, size: tuple[int, int] | None
+) -> np.ndarray | None:
     try:
-        plane = read_plane(source)
+        array = plane.decode_file(path.read_bytes())
     except (OSError, ValueError) as error:
-        faults.append(f"{_where(photo, source)} cannot be read: {error}")
+        fault(f"{_where(photo, path)} cannot be read: {error}")
         return None
-    if size is not None and plane.shape != size:
-        faults.append(f"{_where(photo, source)} is {plane.shape[1]}x{plane.shape[0]}, the photo {size[1]}x{size[0]}")
-    return plane
+    _check_size(_where(photo, path), array.shape[-2:], size)
+    return array
+
+
+def _read_mask(photo: Photo, num_labels: int, size: tuple[int, int] | None) -> np.ndarray | None:
+    where = _where(photo, photo.mask)
+    if isinstance(photo.mask, Objects) and size not in (None, photo.mask.size):
+        # They are not painted, because a size in a file may be anything.
+        height, width = photo.mask.size
+        fault(f"{where} are of {width}x{height}, the photo is {size[1]}x{size[0]}")
+        return None
+    try:
+        mask = masks.read(photo.mask)
+    except (OSError, ValueError) as error:
+        fault(f"{where} cannot be read: {error}")
+        return None
+    _check_size(where, mask.shape, size)
+    unknown = np.setdiff1d(mask, [*range(num_labels), IGNORE])
+    if unknown.size:
+        indices = unknown[:5].tolist()
+        fault(f"{where} holds class indices {indices}; the last class is {num_labels - 1}")
+    return mask
+
+
+def _check_size(where: str, shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+    if size is not None and shape != size:
+        fault(f"{where} is {shape[1]}x{shape[0]}, the photo {size[1]}x{size[0]}")
 
 
 def _where(photo: Photo, source: Any) -> str:
-    return f"{photo.name}: {source.parent.name}/{source.name}" if isinstance(source, epath.Path) else f"{photo.name}: its objects"
+    if isinstance(source, epath.Path):
+        return f"{photo.name}: {source.parent.name}/{source.name}"
+    return f"{photo.name}: its objects"

@@ -1,8 +1,9 @@
 """`shapes`: a generated data set for the demo and the tests, so that neither needs a download.
 
-Textured figures (each class has its form and its texture, colours are random) lie on textured grounds and cover one
-another; 1 to 3 classes a photo, exact masks, and saliency maps with the faults of real ones: soft edges, faint or
-missed parts, false blobs. Every photo is a function of (seed, split, index).
+Textured figures (each class has its form and its texture, colours are random) lie on textured
+grounds and cover one another. A photo has 1 to 3 classes, an exact mask, and a saliency map with
+the faults of real ones: soft edges, faint or missed parts, false blobs. Every photo is a function
+of (seed, split, index).
 """
 
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from auxseg_jax.data import features
+from auxseg_jax.files.images import encode_png
 
 CLASSES = ("background", "disc", "square", "triangle", "cross")
 
@@ -33,7 +35,8 @@ def _cross(y, x):
     return (np.minimum(abs(x), abs(y)) < 0.36) & (np.maximum(abs(x), abs(y)) < 1)
 
 
-# Form, and texture in -1..1 as a function of the unrotated pixel position, of each foreground class.
+# Form, and texture in -1..1 as a function of the unrotated pixel position, of each foreground
+# class.
 _FIGURES: tuple[tuple[Callable, Callable], ...] = (
     (_disc, lambda y, x: np.sign(np.sin(1.1 * y))),
     (_square, lambda y, x: np.sign(np.sin(0.8 * x) * np.sin(0.8 * y))),
@@ -43,7 +46,12 @@ _FIGURES: tuple[tuple[Callable, Callable], ...] = (
 
 
 def render(rng: np.random.Generator, height: int, width: int) -> dict[str, np.ndarray]:
-    """One photo: {"image" uint8 [H, W, 3], "segmentation" uint8 [H, W], "labels" uint8 [C], "saliency" uint8 [H, W]}."""
+    """Renders one photo.
+
+    Returns:
+      {"image" uint8 [H, W, 3], "segmentation" uint8 [H, W], "labels" uint8 [C],
+      "saliency" uint8 [H, W]}.
+    """
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     image = _ground(rng, height, width)
     mask = np.zeros((height, width), np.uint8)
@@ -53,7 +61,10 @@ def render(rng: np.random.Generator, height: int, width: int) -> dict[str, np.nd
     for k in figures:
         form, texture = _FIGURES[k]
         radius = rng.uniform(0.17, 0.3) * min(height, width)
-        centre = rng.uniform(radius * 0.7, height - radius * 0.7), rng.uniform(radius * 0.7, width - radius * 0.7)
+        centre = (
+            rng.uniform(radius * 0.7, height - radius * 0.7),
+            rng.uniform(radius * 0.7, width - radius * 0.7),
+        )
         angle = rng.uniform(-0.35, 0.35)
         y, x = (rows - centre[0]) / radius, (columns - centre[1]) / radius
         inside = form(np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x)
@@ -64,8 +75,14 @@ def render(rng: np.random.Generator, height: int, width: int) -> dict[str, np.nd
         strength[inside] = rng.choice([1.0, 0.8, 0.4], p=[0.7, 0.2, 0.1])
     image = np.clip(image + rng.normal(0, 8, image.shape), 0, 255).astype(np.uint8)
     labels = np.zeros(len(_FIGURES), np.uint8)
-    labels[np.setdiff1d(np.unique(mask), [0]) - 1] = 1  # a figure that is wholly covered does not count
-    return {"image": image, "segmentation": mask, "labels": labels, "saliency": _saliency(rng, strength)}
+    # A figure that is wholly covered does not count.
+    labels[np.setdiff1d(np.unique(mask), [0]) - 1] = 1
+    return {
+        "image": image,
+        "segmentation": mask,
+        "labels": labels,
+        "saliency": _saliency(rng, strength),
+    }
 
 
 def _colours(rng):
@@ -77,37 +94,60 @@ def _colours(rng):
 def _ground(rng, height, width):
     coarse = rng.uniform(40, 215, (4, 4, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    grain = cv2.resize(rng.normal(0, 14, (height // 3, width // 3, 1)).astype(np.float32), (width, height))
+    grain = cv2.resize(
+        rng.normal(0, 14, (height // 3, width // 3, 1)).astype(np.float32), (width, height)
+    )
     return 0.6 * smooth + 0.4 * smooth.mean((0, 1)) + grain[..., None]
 
 
 def _saliency(rng, strength):
     height, width = strength.shape
     faulty = strength.copy()
-    if rng.random() < 0.3:  # a false blob
+    if rng.random() < 0.3:  # Adds a false blob.
         centre = (int(rng.integers(width)), int(rng.integers(height)))
-        cv2.circle(faulty, centre, int(rng.uniform(0.05, 0.12) * min(height, width)), float(rng.uniform(0.3, 0.8)), -1)
-    if rng.random() < 0.3:  # a missed piece
+        cv2.circle(
+            faulty,
+            centre,
+            int(rng.uniform(0.05, 0.12) * min(height, width)),
+            float(rng.uniform(0.3, 0.8)),
+            -1,
+        )
+    if rng.random() < 0.3:  # Removes a piece.
         centre = (int(rng.integers(width)), int(rng.integers(height)))
         cv2.circle(faulty, centre, int(rng.uniform(0.05, 0.15) * min(height, width)), 0.0, -1)
     return (255 * cv2.GaussianBlur(faulty, (0, 0), 1.5)).astype(np.uint8)
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """See the module. Sizes are (H, W), taken in turn; counts are {split: number of photos}."""
+    """Builds the data set of the module.
+
+    Args:
+      seed: seed of every photo.
+      sizes: (H, W), taken in turn.
+      counts: {split: number of photos}.
+    """
 
     VERSION = tfds.core.Version("1.1.0")
     BUILDER_CONFIGS = features.builder_configs()
 
-    def __init__(self, *, seed: int = 0, sizes: Sequence[tuple[int, int]] = ((64, 64),), counts: dict[str, int] | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        sizes: Sequence[tuple[int, int]] = ((64, 64),),
+        counts: dict[str, int] | None = None,
+        **kwargs,
+    ):
         self._seed, self._sizes, self._counts = seed, [tuple(s) for s in sizes], counts or {}
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return features.dataset_info(self, CLASSES, "png")
+        return features.dataset_info(self, CLASSES, "png", ["saliency"])
 
     def _split_generators(self, dl_manager) -> dict:
-        return {split: self._generate_examples(split, count) for split, count in self._counts.items()}
+        return {
+            split: self._generate_examples(split, count) for split, count in self._counts.items()
+        }
 
     def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, dict]]:
         for index in range(count):
@@ -115,8 +155,17 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             photo = render(rng, *self._sizes[index % len(self._sizes)])
             name = f"{split}_{index:05d}"
             if self.builder_config.name == features.MASKS:
-                yield name, {"id": name, "segmentation": features.encode_png(photo["segmentation"])}
+                yield name, {"id": name, "segmentation": encode_png(photo["segmentation"])}
             else:
-                image, saliency = (features.encode_png(photo[k]) for k in ("image", "saliency"))
+                image, saliency = (encode_png(photo[k]) for k in ("image", "saliency"))
                 size = np.array(photo["image"].shape[:2], np.int32)
-                yield name, {"id": name, "image": image, "labels": photo["labels"], "saliency": saliency, "size": size}
+                yield (
+                    name,
+                    {
+                        "id": name,
+                        "image": image,
+                        "labels": photo["labels"],
+                        "saliency": saliency,
+                        "size": size,
+                    },
+                )

@@ -2,78 +2,110 @@
 
 JPEGImages/<id>.jpg                      or .jpeg, .png
 Saliency/<id>.png                        8-bit grey, 0..255, size of the photo
-SegmentationClass/<id>.png               optional, to evaluate: indexed or grey, 0 background, 1..C, 255 ignore
+SegmentationClass/<id>.png               optional, to evaluate: indexed or grey, 0 background, 1..C,
+                                         255 ignore
 ImageSets/Segmentation/<split>.txt       one id a line
 classes.txt                              one name a line, "background" first
-image_labels.txt                         "<id> <class> <class> ..."; an id alone has no foreground class; other formats: see `data.labels`
+image_labels.txt                         "<id> <class> <class> ..."; an id alone has no foreground
+                                         class; for other formats see `data.label_tables`
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import labels as labels_lib
-from auxseg_jax.data import listing
+from auxseg_jax.data import label_tables, listing
+from auxseg_jax.errors import fault
 
 
-def read(root: str, splits: Sequence[str], *, saliency: str, labels: str) -> tuple[listing.Listing, list[str]]:
-    """Reads the lists of `root` for the splits named, and checks that every file they name is there.
+def read(
+    root: str, splits: Sequence[str], *, planes: Mapping[str, str], labels: str
+) -> listing.Listing:
+    """Reads the lists of `root`, and reports the faults in them and the files that are absent.
 
     Args:
       root: the folder.
-      splits: names.
-      saliency: see `listing.saliency_folders`.
+      splits: their names.
+      planes: {plane: folders}, see `listing.find_planes`.
       labels: file of image-level labels, relative to `root`.
 
-    Returns:
-      The listing, and every fault found.
-
     Raises:
-      DataError: there is no such folder.
+      UserError: there is no such folder.
     """
     path = listing.find_root(root)
-    faults: list[str] = []
-    classes = read_classes(path / "classes.txt", faults)
+    classes = read_classes(path / "classes.txt")
     source = path / labels
-    named, wrong = labels_lib.read(source) if source.exists() else ({}, [f"{labels}: there is no file {source}"])
-    faults += wrong
-    ids = {split: listing.read_split(path / "ImageSets" / "Segmentation" / f"{split}.txt", faults) for split in splits}
+    if source.exists():
+        named = label_tables.read(source)
+    else:
+        named = {}
+        fault(f"{labels}: there is no file {source}")
+    ids = {
+        split: listing.read_split(path / "ImageSets" / "Segmentation" / f"{split}.txt")
+        for split in splits
+    }
     if source.suffix == ".npy":
-        named = labels_lib.with_ids(named, [name for names in ids.values() for name in names])
-    vectors = labels_lib.vectors(named, classes, faults)
+        named = label_tables.with_ids(named, [name for names in ids.values() for name in names])
+    vectors = label_tables.vectors(named, classes)
+    if source.exists():
+        for split, names in ids.items():
+            for name in names:
+                if name not in named:
+                    fault(f"{name}: split {split} names it, {labels} does not")
     everyone = [name for names in ids.values() for name in names]
-    pictures = listing.file_names(path / "JPEGImages")
-    image = {name: next((name + end for end in listing.PHOTO_ENDINGS if name + end in pictures), None) for name in everyone}
-    faults += [f"{name}: split {split} names it, {labels} does not" for split in ids for name in ids[split] if source.exists() and name not in named]
-    faults += [f"{name}: no photo JPEGImages/{name}.jpg" for name in everyone if image[name] is None]
-    maps = listing.find_saliency(listing.saliency_folders(path, saliency), everyone, faults)
-    painted = listing.file_names(path / "SegmentationClass")
+    images = _find_images(path / "JPEGImages", everyone)
+    found = listing.find_planes(path, planes, everyone)
+    none = np.zeros(max(len(classes) - 1, 0), np.uint8)
     photos = {}
     for split, names in ids.items():
-        without = [name for name in names if f"{name}.png" not in painted]
-        has_masks = len(without) < len(names)
-        if has_masks:
-            faults += [f"{name}: no mask SegmentationClass/{name}.png, but other photos of split {split} have one" for name in without]
+        masks = _find_masks(path / "SegmentationClass", split, names)
         photos[split] = [
-            listing.Photo(
-                name=name,
-                image=path / "JPEGImages" / str(image[name]),
-                labels=vectors.get(name, np.zeros(max(len(classes) - 1, 0), np.uint8)),
-                saliency=maps[name],
-                mask=path / "SegmentationClass" / f"{name}.png" if has_masks else None,
-            )
+            listing.Photo(name, images[name], vectors.get(name, none), found[name], masks[name])
             for name in names
         ]
-    return listing.Listing(path, classes, photos), faults
+    return listing.Listing(path, classes, photos)
 
 
-def read_classes(path: epath.Path, faults: list[str]) -> tuple[str, ...]:
-    """The names in classes.txt; what is wrong is added to `faults`."""
-    names = tuple(line for _, line in listing.read_lines(path, faults))
+def _find_images(folder: epath.Path, names: Sequence[str]) -> dict[str, epath.Path]:
+    files = listing.file_names(folder)
+    images = {}
+    for name in names:
+        endings = (name + end for end in listing.PHOTO_ENDINGS if name + end in files)
+        file = next(endings, None)
+        if file is None:
+            fault(f"{name}: no photo JPEGImages/{name}.jpg")
+        images[name] = folder / str(file)
+    return images
+
+
+def _find_masks(
+    folder: epath.Path, split: str, names: Sequence[str]
+) -> dict[str, epath.Path | None]:
+    """Finds the masks of a split; a split without any has none to evaluate with."""
+    files = listing.file_names(folder)
+    absent = [name for name in names if f"{name}.png" not in files]
+    if len(absent) == len(names):
+        return dict.fromkeys(names)
+    for name in absent:
+        fault(
+            f"{name}: no mask SegmentationClass/{name}.png, "
+            f"but other photos of split {split} have one"
+        )
+    return {name: folder / f"{name}.png" for name in names}
+
+
+def read_classes(path: epath.Path) -> tuple[str, ...]:
+    """Returns the names in classes.txt; reports faults."""
+    names = tuple(line for _, line in listing.read_lines(path))
     if names and names[0] != "background":
-        faults.append(f"classes.txt: the first line must be 'background', found {names[0]!r}")
+        fault(f"classes.txt: the first line must be 'background', found {names[0]!r}")
     if path.exists():
-        faults += listing.class_faults(names, "classes.txt")
-    faults += [f"classes.txt: {name!r} has a space in it, which image_labels.txt takes for the end of a name" for name in names if " " in name]
+        listing.check_classes(names, "classes.txt")
+    for name in names:
+        if " " in name:
+            fault(
+                f"classes.txt: {name!r} has a space in it, "
+                "which image_labels.txt takes for the end of a name"
+            )
     return names

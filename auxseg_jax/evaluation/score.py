@@ -1,6 +1,7 @@
-"""Scores folders of PNGs against the pixel labels of a split. The only reader of pixel labels in a weakly supervised run.
+"""Scores folders of PNGs against the pixel labels of a split.
 
-Of several processes each reads its share of the photos; the sums are added.
+It is the only reader of pixel labels in a weakly supervised run. With several processes each reads
+its share of the photos, and the sums are added.
 """
 
 from collections.abc import Callable
@@ -9,111 +10,154 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax import files, hosts
+from auxseg_jax.data import pseudo_labels
 from auxseg_jax.data.dataset import Dataset
-from auxseg_jax.evaluation import cams, metrics
+from auxseg_jax.devices import hosts
+from auxseg_jax.errors import UserError
+from auxseg_jax.evaluation import cams, metrics, scores
+from auxseg_jax.files import images
+
+_THRESHOLDS = [round(0.05 * k, 2) for k in range(1, 20)]
+
+ReadPlane = Callable[[str], np.ndarray]
+"""Photo's id -> uint8 [H, W]."""
+
+ReadCam = Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
+"""(photo's id, (H, W)) -> (largest class uint8 [H, W], its score [H, W] in 0..255)."""
 
 
-def score_predictions(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
-    """{"val_miou", "per_class": {class: IoU or None}} of <directory>/<id>.png, percent; the saliency's of <directory>/saliency, if there."""
-    directory = epath.Path(directory)
-    saliency = directory / "saliency"
-    scores, of_saliency = _score(directory, saliency if saliency.exists() else None, dataset, split)
-    return {"val_miou": scores["miou_255_as_miss"], "per_class": scores["per_class"]} | of_saliency
+def score_predictions(
+    labels: epath.PathLike, saliency: epath.PathLike, dataset: Dataset, split: str
+) -> scores.PredictionScore:
+    """Scores the predictions of a split.
+
+    Args:
+      labels: folder of <id>.png, class indices.
+      saliency: folder of <id>.png, greys; it may be absent.
+      dataset: the data set.
+      split: name of the split.
+    """
+    maps = _reader(saliency) if epath.Path(saliency).exists() else None
+    label_score, saliency_score = _score(_reader(labels), maps, dataset, split)
+    figures = scores.to_json(saliency_score) if saliency_score else {}
+    return scores.PredictionScore(label_score.miou_255_as_miss, label_score.per_class, **figures)
 
 
-def sweep_cam(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
-    """`_sweep` of the CAMs <directory>/{cam_class,cam_score}/<id>.png."""
+def score_pseudo(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.PseudoScore:
+    """Scores a set of pseudo labels, see `data.pseudo_labels`."""
 
-    def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        del size
-        classes, score = (files.read_plane(epath.Path(directory) / kind / f"{name}.png") for kind in ("cam_class", "cam_score"))
-        return classes, score
+    def reader(plane: str) -> ReadPlane:
+        return lambda name: images.read_plane(pseudo_labels.path_of(folder, plane, name))
 
-    return _sweep(read, dataset, split)
+    label_score, saliency_score = _score(reader("segmentation"), reader("saliency"), dataset, split)
+    figures = scores.to_json(label_score) | scores.to_json(saliency_score)
+    figures.pop("per_class")
+    return scores.PseudoScore(**figures)
 
 
-def score_folder(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, Any]:
-    """Scores anybody's predictions or pseudo labels <directory>/<id>.png, or CAMs <directory>/<id>.npy or .npz (see `cams.read`).
+def sweep_cam(
+    classes: epath.PathLike, scores_dir: epath.PathLike, dataset: Dataset, split: str
+) -> scores.CamSweep:
+    """Sweeps the threshold of CAMs.
 
-    Returns:
-      Of PNGs: {"photos", "miou", "miou_255_as_miss", "precision", "recall", "per_class"}, see `metrics.iou_scores`.
-      Of CAMs: {"photos"} and the threshold sweep, marked as an oracle.
+    Args:
+      classes: folder of <id>.png, the class of the largest CAM.
+      scores_dir: folder of <id>.png, that CAM in greys.
+      dataset: the data set.
+      split: name of the split.
+    """
+    read_class, read_score = _reader(classes), _reader(scores_dir)
+    return _sweep(lambda name, size: (read_class(name), read_score(name)), dataset, split)
+
+
+def score_folder(
+    directory: epath.PathLike, dataset: Dataset, split: str
+) -> scores.FolderScore | scores.CamSweep:
+    """Scores anybody's predictions or pseudo labels, or anybody's CAMs.
+
+    Args:
+      directory: folder of <id>.png (labels), or of <id>.npy or <id>.npz (CAMs, see `cams.read`).
+      dataset: the data set.
+      split: name of the split.
 
     Raises:
-      ValueError: there is no file of a photo of the split, a file is broken, or of another size; all missing ones are counted.
+      UserError: there is no file for a photo of the split, or a file is broken, or of another size.
     """
     directory = epath.Path(directory)
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     wanted = dataset.mask_names(split)
-    present = {ending: sum(f"{name}{ending}" in names for name in wanted) for ending in (".png", ".npy", ".npz")}
+    present = {
+        ending: sum(f"{name}{ending}" in names for name in wanted)
+        for ending in (".png", ".npy", ".npz")
+    }
     ending = max(present, key=present.get)
     absent = [name for name in wanted if f"{name}{ending}" not in names]
     if absent:
-        raise ValueError(f"{directory}: {len(absent)} of the {len(wanted)} photos of {split} have no {ending} there, {absent[0]} first")
-    if ending != ".png":
+        raise UserError(
+            f"{directory}: {len(absent)} of the {len(wanted)} photos of {split} "
+            f"have no {ending} there, {absent[0]} first"
+        )
+    if ending == ".png":
+        label_score, _ = _score(_reader(directory), None, dataset, split)
+        return scores.FolderScore(**scores.to_json(label_score), photos=len(wanted))
 
-        def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-            return cams.read(directory / f"{name}{ending}", dataset.num_classes, size)
+    def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        return cams.read(directory / f"{name}{ending}", dataset.num_classes, size)
 
-        return {"photos": len(wanted)} | _sweep(read, dataset, split)
-    scores, _ = _score(directory, None, dataset, split)
-    return {"photos": len(wanted)} | scores
+    return _sweep(read, dataset, split, photos=len(wanted))
 
 
-def _sweep(read: Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]], dataset: Dataset, split: str) -> dict[str, Any]:
-    """mIoU of CAMs alone, where a score up to a threshold is background.
+def _reader(folder: epath.PathLike) -> ReadPlane:
+    return lambda name: images.read_plane(epath.Path(folder) / f"{name}.png")
 
-    Whoever picks the best threshold has looked at pixel labels: it is an oracle, to compare CAMs with, not to train with.
 
-    Args:
-      read: (id, (H, W)) -> (largest class uint8 [H, W], its score [H, W] in 0..255).
-      dataset, split: the masks.
-
-    Returns:
-      {"oracle": True, "best_threshold", "best_miou", "miou": {threshold: percent}}, thresholds 0.05 to 0.95.
-    """
-    thresholds = [round(0.05 * k, 2) for k in range(1, 20)]
-    labels, bins = len(dataset.classes), len(thresholds) + 1
-    seen = np.zeros((labels, labels, bins), np.int64)  # pixels by their truth, their class, and how many thresholds their score is above
+def _score(
+    read_labels: ReadPlane, read_saliency: ReadPlane | None, dataset: Dataset, split: str
+) -> tuple[scores.LabelScore, scores.SaliencyScore | None]:
+    labels = len(dataset.classes)
+    counts = np.zeros((labels, labels + 1), np.int64)
+    saliency = metrics.SaliencySums()
     for name, truth in dataset.masks(split, hosts.share()):
-        classes, score = _named(name, read, name, truth.shape)
-        above = np.searchsorted(255 * np.array(thresholds), score)
-        seen += _named(name, metrics.confusion_by_bin, classes, above, truth, labels, bins)
-    seen = hosts.total(seen)
-    counts = np.zeros((len(thresholds), labels, labels + 1), np.int64)
-    for k in range(len(thresholds)):
-        counts[k, :, :-1] = seen[:, :, k + 1 :].sum(-1)
-        counts[k, :, 0] += seen[:, :, : k + 1].sum((1, 2))
-    miou = [metrics.iou_scores(c)["miou"] for c in counts]
+        counts += _naming(name, metrics.confusion, read_labels(name), truth, labels)
+        if read_saliency:
+            saliency.add(read_saliency(name), truth)
+    result = metrics.iou_scores(hosts.total(counts))
+    saliency.sums = hosts.total(saliency.sums)
+    label_score = scores.LabelScore(
+        miou=result.miou,
+        miou_255_as_miss=result.miou_255_as_miss,
+        precision=result.precision,
+        recall=result.recall,
+        per_class=dict(zip(dataset.classes, result.per_class, strict=True)),
+    )
+    return label_score, saliency.result() if read_saliency else None
+
+
+def _sweep(
+    read: ReadCam, dataset: Dataset, split: str, photos: int | None = None
+) -> scores.CamSweep:
+    labels, bins = len(dataset.classes), len(_THRESHOLDS) + 1
+    # Pixels by their truth, their class, and the number of thresholds that their score is above.
+    pixels = np.zeros((labels, labels, bins), np.int64)
+    for name, truth in dataset.masks(split, hosts.share()):
+        classes, score = _naming(name, read, name, truth.shape)
+        above = np.searchsorted(255 * np.array(_THRESHOLDS), score)
+        pixels += _naming(name, metrics.confusion_by_bin, classes, above, truth, labels, bins)
+    pixels = hosts.total(pixels)
+    miou = []
+    for k in range(len(_THRESHOLDS)):
+        counts = np.zeros((labels, labels + 1), np.int64)
+        counts[:, :-1] = pixels[:, :, k + 1 :].sum(-1)
+        counts[:, 0] += pixels[:, :, : k + 1].sum((1, 2))
+        miou.append(metrics.iou_scores(counts).miou)
     best = int(np.argmax(miou))
-    return {"oracle": True, "best_threshold": thresholds[best], "best_miou": miou[best], "miou": dict(zip(map(str, thresholds), miou, strict=True))}
+    by_threshold = dict(zip(map(str, _THRESHOLDS), miou, strict=True))
+    return scores.CamSweep(True, _THRESHOLDS[best], miou[best], by_threshold, photos)
 
 
-def score_pseudo(directory: epath.PathLike, dataset: Dataset, split: str) -> dict[str, float]:
-    """Scores of pseudo labels <directory>/{segmentation,saliency}/<id>.png: both conventions for 255, and the saliency's."""
-    directory = epath.Path(directory)
-    scores, of_saliency = _score(directory / "segmentation", directory / "saliency", dataset, split)
-    scores.pop("per_class")
-    return scores | of_saliency
-
-
-def _score(labels: epath.Path, saliency: epath.Path | None, dataset: Dataset, split: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """`metrics.iou_scores` of <labels>/<id>.png, its per_class by name, and the saliency's of <saliency>/<id>.png."""
-    counts = np.zeros((len(dataset.classes), len(dataset.classes) + 1), np.int64)
-    of_saliency = metrics.SaliencyScore()
-    for name, truth in dataset.masks(split, hosts.share()):
-        counts += _named(name, metrics.confusion, files.read_plane(labels / f"{name}.png"), truth, len(dataset.classes))
-        if saliency:
-            of_saliency.add(files.read_plane(saliency / f"{name}.png"), truth)
-    scores = metrics.iou_scores(hosts.total(counts))
-    of_saliency.sums = hosts.total(of_saliency.sums)
-    scores["per_class"] = dict(zip(dataset.classes, scores["per_class"], strict=True))
-    return scores, of_saliency.result() if saliency else {}
-
-
-def _named(name: str, function, *arguments):
+def _naming(name: str, function: Callable, *arguments: Any) -> Any:
+    """Calls a function; its errors name the photo."""
     try:
         return function(*arguments)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error

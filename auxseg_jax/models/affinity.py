@@ -1,315 +1,292 @@
-"""Dual-affinity learning: pairwise and unary affinities of each task, their fusion across tasks, and what they refine.
+"""Dual-affinity learning: pairwise and unary affinities, and what they refine.
 
-Letters: B batch, h w feature grid, N = h*w positions (row-major), D task channels, C channels of a prediction, T tasks.
-Sources: pairwise and cross-task affinity arXiv 2107.11787; dual affinity arXiv 2403.01156 (abstract), filled in after
-DNL (arXiv 2006.06668) where it is silent: the unary attention, its fusion, and the gate gamma.
+Letters: B batch, h w feature grid, N = h*w positions (row-major), D task channels, C channels of a
+prediction. Sources: pairwise and cross-task affinity arXiv 2107.11787; dual affinity arXiv
+2403.01156 (abstract), filled in after DNL (arXiv 2006.06668) where it is silent: the unary
+attention, its fusion, and the gate gamma.
 
-N grows with the photo and N x N with its square (527 MiB a map at twice the usual size): a `Pairwise` affinity is kept as what
-it is made of, and its rows are made in blocks where they are used, and made again for the gradient. Where all of them fit in one
-block, they are made once.
+N grows with the photo and N x N with its square (527 MiB a map at twice the usual size). So a
+`Pairwise` affinity is kept as what it is made of. Its rows are made in blocks where they are used,
+and made again for the gradient. Where all of them fit in one block, they are made once.
 """
 
-import functools
-import itertools
+import typing
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Bool, Float
 
+from auxseg_jax.arrays import Array
+from auxseg_jax.models.backbone import Attention
+from auxseg_jax.models.fusion import MAPS_ALIVE_EACH, FusionWeights, fuse
 from auxseg_jax.models.layers import uniform_init
 
-_LIVE = 12  # maps as large as A that fusing two tasks and its gradient hold at once (forward alone: 4); one task takes less
-_NEVER = -1e9  # logit of a position outside the photo; exp of it is exactly 0 in float32
+_OUTSIDE_LOGIT = -1e9  # Logit of a position outside the photo; its exp is exactly 0 in float32.
 
 
-class FusionWeights(flax.struct.PyTreeNode):
-    """Of the gate softmax_t(conv1x1(relu(conv3x3(maps)))): kernels [3, 3, T, T] without bias and [T, T], and the latter's bias [T]."""
-
-    kernel_3x3: jax.Array
-    kernel_1x1: jax.Array
-    bias: jax.Array
-
-
+@typing.no_type_check  # JAX puts placeholders into the fields of trees.
 class Pairwise(flax.struct.PyTreeNode):
-    """A pairwise affinity A [B, N, N]: softmax_j(query_i . key_j) of one task, or those of several tasks, fused.
+    """A pairwise affinity A [B, N, N]: softmax_j(query_i . key_j), or several of them combined.
 
     Attributes:
-      queries, keys: [B, N, D] of each task.
-      inside: bool [B, 1, N] or None; positions that are False are no keys.
-      fusion: weights of the gate, if there are several tasks.
+      queries: [B, N, D] of each source.
+      keys: likewise.
+      inside: positions that are False are no keys.
+      fusion: weights of the gate that combines several sources; None: their mean.
       whole: A, made once, if all its rows are one block; else None.
       block: rows made at a time.
-      normalized: whether rows are scaled to sum to 1; those of a single task do so anyway.
+      normalized: whether rows are scaled to sum to 1; those of a single source do so anyway.
     """
 
-    queries: tuple[jax.Array, ...]
-    keys: tuple[jax.Array, ...]
-    inside: jax.Array | None
+    queries: tuple[Array, ...]
+    keys: tuple[Array, ...]
+    inside: Array | None
     fusion: FusionWeights | None
-    whole: jax.Array | None
+    whole: Array | None
     block: int = flax.struct.field(pytree_node=False)
     normalized: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
-    def of(cls, matrix: jax.Array) -> "Pairwise":
-        """The affinity that is given as a whole, [B, N, N]."""
+    def of(cls, matrix: Float[Array, "B N N"]) -> "Pairwise":
+        """Wraps an affinity that is given as a whole."""
         return cls((), (), None, None, matrix, matrix.shape[1])
 
-    def map_rows(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """function(rows [B, R, N]) -> [B, R, C], put together to [B, N, C]. It sees each row by itself."""
-        if self.whole is not None:
-            return _everywhere(_by_query(function(self.whole)))
-        positions = self.queries[0].shape[1]
-        of_block = jax.checkpoint(lambda first: _by_query(function(self._rows(first))), prevent_cse=False)  # a loop does not merge what is made again
-        blocks = jax.lax.map(of_block, jnp.arange(0, positions, self.block))
-        return _everywhere(jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])[:, :positions])
+    @classmethod
+    def from_attention(
+        cls, attention: Attention, inside: Bool[Array, "B 1 N"] | None, block: int
+    ) -> "Pairwise":
+        """Makes the affinity of one source, `block` rows at a time."""
+        query, key = _shard_by_query(attention.query), _replicate(attention.key)
+        whole = _attend(query, key, inside) if block == query.shape[1] else None
+        return cls((query,), (key,), inside, None, whole, block)
 
-    def row(self, position: int) -> jax.Array:
-        """One row of A, [B, N]: what a position speaks to."""
+    def map_rows(
+        self, function: Callable[[Float[Array, "B R N"]], Float[Array, "B R C"]]
+    ) -> Float[Array, "B N C"]:
+        """Applies a function that sees each row by itself to all rows."""
+        if self.whole is not None:
+            return _replicate(_shard_by_query(function(self.whole)))
+        positions = self.queries[0].shape[1]
+        # A loop does not merge what the gradient makes again, so there is no need to prevent it.
+        block_result = jax.checkpoint(
+            lambda first: _shard_by_query(function(self._rows(first))), prevent_cse=False
+        )
+        blocks = jax.lax.map(block_result, jnp.arange(0, positions, self.block))
+        rows = jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])
+        return _replicate(rows[:, :positions])
+
+    def row(self, position: int) -> Float[Array, "B N"]:
+        """Returns one row of A: what a position looks at."""
         if self.whole is not None:
             return self.whole[:, position]
         return self.replace(block=1)._rows(jnp.asarray(position))[:, 0]
 
     def normalize_rows(self) -> "Pairwise":
-        """The same with rows that sum to 1."""
-        return self.replace(normalized=True, whole=None if self.whole is None else _scaled(self.whole))
+        """Returns the affinity with rows that sum to 1."""
+        whole = None if self.whole is None else _scale_rows(self.whole)
+        return self.replace(normalized=True, whole=whole)
 
-    def _rows(self, first: jax.Array) -> jax.Array:
-        """Rows first, ..., first + block - 1; what lies past the last means nothing."""
+    def _rows(self, first: Array) -> Array:
+        """Returns rows first, ..., first + block - 1; rows past the last mean nothing."""
         positions = self.queries[0].shape[1]
         halo = 1 if self.fusion else 0
         index = first - halo + jnp.arange(self.block + 2 * halo)
-        there = ((index >= 0) & (index < positions))[:, None]  # beyond its edge the plane is 0 to the convolution
+        # Beyond its edge the plane is 0 to the convolution.
+        in_bounds = ((index >= 0) & (index < positions))[:, None]
         index = index.clip(0, positions - 1)
-        maps = [jnp.where(there, _attend(q[:, index], k, self.inside), 0) for q, k in zip(self.queries, self.keys, strict=True)]
-        rows = _by_query(fuse(maps, self.fusion, True)) if self.fusion else maps[0]
-        return _scaled(rows) if self.normalized else rows
+        maps = [
+            jnp.where(in_bounds, _attend(query[:, index], key, self.inside), 0)
+            for query, key in zip(self.queries, self.keys, strict=True)
+        ]
+        rows = _combine_maps(maps, self.fusion, halo=True)
+        return _scale_rows(rows) if self.normalized else rows
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def fuse(maps: list[jax.Array], weights: FusionWeights, halo: bool = False) -> jax.Array:
-    """sum_t G_t * map_t with the gate G = softmax_t(conv1x1(relu(conv3x3(maps)))). Rows of the fused map no longer sum to 1.
+def _combine_maps(maps: list[Array], fusion: FusionWeights | None, halo: bool = False) -> Array:
+    """Fuses maps by the gate, or takes their mean without one; a single map stays as it is."""
+    if fusion is not None:
+        return _shard_by_query(fuse(maps, fusion, halo))
+    return maps[0] if len(maps) == 1 else sum(maps) / len(maps)
 
-    Its gradient keeps the maps alone and makes the rest again: what is made on the way is several times as large.
+
+def combine(sources: Sequence[Pairwise], fusion: FusionWeights | None) -> Pairwise:
+    """Combines the pairwise affinities of several sources.
 
     Args:
-      maps: [B, R, N] of each task, rows of the N x N plane on which the 3x3 convolution runs; or unary ones [B, h, w].
-      weights: of the gate.
-      halo: the maps have one row more at both ends, which the convolution sees and the result leaves out.
+      sources: of one batch and one block size.
+      fusion: weights of the gate, see `fusion.fuse`; None: their mean.
     """
-    _, gates = _gates(maps, weights, halo)
-    return sum(gate * plane for gate, plane in zip(gates, _inner(maps, halo), strict=True))
+    whole = None
+    if sources[0].whole is not None:
+        whole = _combine_maps([source.whole for source in sources], fusion)
+    queries = tuple(query for source in sources for query in source.queries)
+    keys = tuple(key for source in sources for key in source.keys)
+    return Pairwise(queries, keys, sources[0].inside, fusion, whole, sources[0].block)
 
 
-def _inner(maps: list[jax.Array], halo: bool) -> list[jax.Array]:
-    return [plane[:, 1:-1] if halo else plane for plane in maps]
+def rows_per_block(batch: int, positions: int, sources: int, block_mib: float) -> int:
+    """Returns how many rows of the affinities are made at a time.
 
+    All rows are one block where the affinities of a batch, their fusion and its gradient fit in
+    `block_mib` MiB. Otherwise the blocks are of about one size.
 
-def _gates(maps: list[jax.Array], weights: FusionWeights, halo: bool) -> tuple[list[jax.Array], list[jax.Array]]:
-    """What the 3x3 convolution gives, and the gate: a plane [B, R, N] each task.
-
-    The convolution is a sum of shifted planes: of a real one with so few channels most of a matrix unit, and of a padded layout, would be empty.
+    Args:
+      batch: photos that are traced together.
+      positions: N.
+      sources: affinities that are fused.
+      block_mib: memory for them.
     """
-    tasks = range(len(maps))
-    shifted = _shifted(maps, halo)
-    taps = list(itertools.product(range(3), range(3), tasks))
-    hidden = [sum(shifted(i, j, t) * weights.kernel_3x3[i, j, t, output] for i, j, t in taps) for output in tasks]
-    logits = [sum(nn.relu(hidden[s]) * weights.kernel_1x1[s, t] for s in tasks) + weights.bias[t] for t in tasks]
-    largest = functools.reduce(jnp.maximum, logits)
-    exponentials = [jnp.exp((logit - largest).astype(jnp.float32)) for logit in logits]
-    return hidden, [(e / sum(exponentials)).astype(logit.dtype) for e, logit in zip(exponentials, logits, strict=True)]
-
-
-def _shifted(maps: list[jax.Array], halo: bool) -> Callable[[int, int, int], jax.Array]:
-    """(i, j, task) -> the plane that the kernel's tap [i, j] multiplies."""
-    rows, columns = maps[0].shape[1] - 2 * halo, maps[0].shape[2]
-    padded = [jnp.pad(plane, ((0, 0), (0, 0) if halo else (1, 1), (1, 1))) for plane in maps]
-    return lambda i, j, task: padded[task][:, i : i + rows, j : j + columns]
-
-
-def _fuse_forward(maps: list[jax.Array], weights: FusionWeights, halo: bool):
-    return fuse(maps, weights, halo), (maps, weights)
-
-
-def _fuse_backward(halo: bool, residuals, cotangent: jax.Array):
-    maps, weights = residuals
-    tasks = range(len(maps))
-    hidden, gates = _gates(maps, weights, halo)
-    through_gates = [cotangent * plane for plane in _inner(maps, halo)]
-    mean = sum(gate * through for gate, through in zip(gates, through_gates, strict=True))
-    of_logits = [gate * (through - mean) for gate, through in zip(gates, through_gates, strict=True)]
-    of_hidden = [jnp.where(hidden[s] > 0, sum(of_logits[t] * weights.kernel_1x1[s, t] for t in tasks), 0) for s in tasks]
-    # of the convolution: that of the turned kernel
-    edge = 2 if halo else 1
-    padded = [jnp.pad(plane, ((0, 0), (edge, edge), (1, 1))) for plane in of_hidden]
-    rows, columns = maps[0].shape[1:]
-    of_maps = []
-    for t in tasks:
-        direct = jnp.pad(cotangent * gates[t], ((0, 0), (int(halo), int(halo)), (0, 0)))
-        taps = itertools.product(range(3), range(3), tasks)
-        of_maps.append(direct + sum(padded[s][:, 2 - i : 2 - i + rows, 2 - j : 2 - j + columns] * weights.kernel_3x3[i, j, t, s] for i, j, s in taps))
-    shifted = _shifted(maps, halo)
-
-    def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32))
-
-    of_3x3 = jnp.stack([dot(shifted(i, j, t), of_hidden[s]) for i, j, t, s in itertools.product(range(3), range(3), tasks, tasks)])
-    of_1x1 = jnp.stack([dot(nn.relu(hidden[s]), of_logits[t]) for s, t in itertools.product(tasks, tasks)])
-    of_bias = jnp.stack([of_logit.sum(dtype=jnp.float32) for of_logit in of_logits])
-    of_weights = FusionWeights(of_3x3.reshape(weights.kernel_3x3.shape), of_1x1.reshape(weights.kernel_1x1.shape), of_bias)
-    return of_maps, jax.tree.map(lambda gradient, weight: gradient.astype(weight.dtype), of_weights, weights)
-
-
-fuse.defvjp(_fuse_forward, _fuse_backward)
+    maps = MAPS_ALIVE_EACH * max(sources, 2)
+    rows = max(int(block_mib * 2**20 / (maps * 4 * batch * positions)), 1)
+    blocks = -(-positions // rows)
+    return -(-positions // blocks)
 
 
 class TaskAffinity(nn.Module):
     """Affinities of one task's features, and the features enhanced by them.
 
     A = softmax_j(theta(E)_i . phi(E)_j), u = softmax_j(m(E)_j), E' = E + W[A g(E)] + W[1 u^T g(E)]
-    with 1x1 convolutions theta, phi, g, W: D -> D and m: D -> 1.
+    with 1x1 convolutions theta, phi, g, W: D -> D and m: D -> 1. With several heads, each has its
+    share of the channels of theta, phi and g, and an A of its own.
 
     Attributes:
-      pairwise, unary: which of the two affinities there are.
+      pairwise: whether there is A.
+      unary: whether there is u.
       whiten: subtract the spatial mean from theta and phi (DNL).
-      scale: divide theta . phi by sqrt(D).
-      block_mib: memory in MiB for the affinities of a batch, their fusion and its gradient: what does not fit is made in blocks of
-        rows. It does not change what is computed. The batch is what is traced; where devices share it, see `AuxSegNet.shared_by`.
-
-    Call:
-      features: E [B, h, w, D].
-      inside: bool [B, h, w] or None; positions that are False (padding of a bucket) are no keys of the softmaxes.
-
-    Returns:
-      (E' [B, h, w, D], A as a `Pairwise` or None, u [B, N] or None). Rows of A and u sum to 1.
+      scale: divide theta . phi by the square root of a head's channels.
+      heads: number of heads.
+      block_mib: memory in MiB, see `rows_per_block`. It does not change what is computed. The batch
+        is what is traced; where devices share it, see `AuxSegNet.shared_by`.
+      sources: affinities that will be fused; for the memory.
     """
 
     pairwise: bool = True
     unary: bool = True
     whiten: bool = False
     scale: bool = False
+    heads: int = 1
     block_mib: float = 2048.0
+    sources: int = 2
 
     @nn.compact
-    def __call__(self, features: jax.Array, inside: jax.Array | None = None) -> tuple[jax.Array, Pairwise | None, jax.Array | None]:
-        batch, height, width, channels = features.shape
-        flat = features.reshape(batch, height * width, channels)
-        keys = None if inside is None else inside.reshape(batch, 1, height * width)
-        affinity = attention = None
+    def __call__(
+        self, features: Float[Array, "B h w D"], inside: Bool[Array, "B h w"] | None = None
+    ) -> tuple[Float[Array, "B h w D"], list[Pairwise], Float[Array, "B N"] | None]:
+        """Returns E', A of each head (rows sum to 1), and u (sums to 1) or None.
+
+        Positions that are False in `inside` (padding of a bucket) are no keys of the softmaxes.
+        """
         if not (self.pairwise or self.unary):
-            return features, None, None
+            return features, [], None
+        batch, height, width, channels = features.shape
+        positions = height * width
+        flat = features.reshape(batch, positions, channels)
+        keys = None if inside is None else inside.reshape(batch, 1, positions)
         init = uniform_init(channels)
+        affinities, attention = [], None
         if self.pairwise:
-            query, key = nn.Dense(channels, **init, name="theta")(flat), nn.Dense(channels, **init, name="phi")(flat)
+            query = nn.Dense(channels, **init, name="theta")(flat)
+            key = nn.Dense(channels, **init, name="phi")(flat)
             if self.whiten:
                 query, key = query - _mean(query, keys), key - _mean(key, keys)
             if self.scale:
-                query *= channels**-0.5
-            query, key = _by_query(query), _everywhere(key)
-            positions = height * width
-            rows = max(int(self.block_mib * 2**20 / (_LIVE * 4 * batch * positions)), 1)
-            blocks = -(-positions // rows)
-            block = -(-positions // blocks)  # of about one size
-            whole = _attend(query, key, keys) if block == positions else None
-            affinity = Pairwise((query,), (key,), keys, None, whole, block)
+                query *= (channels // self.heads) ** -0.5
+            block = rows_per_block(batch, positions, self.sources, self.block_mib)
+            parts = (jnp.split(x, self.heads, axis=-1) for x in (query, key))
+            for head in map(Attention, *parts):
+                affinities.append(Pairwise.from_attention(head, keys, block))
         if self.unary:
             logits = nn.Dense(1, **init, name="m")(flat)[:, None, :, 0]
-            attention = nn.softmax(_only(logits.astype(jnp.float32), keys))[:, 0].astype(logits.dtype)
-        value = _everywhere(nn.Dense(channels, **init, name="g")(flat))
+            weights = nn.softmax(_mask_keys(logits.astype(jnp.float32), keys))
+            attention = weights[:, 0].astype(logits.dtype)
+        value = _replicate(nn.Dense(channels, **init, name="g")(flat))
         gathered = 0.0
-        if affinity is not None:
-            gathered += affinity.map_rows(lambda rows: rows @ value)
-        # W is linear but for its bias, so W[a] + W[b] = W_kernel(a + b) + 2 bias; the bias of a constant is absorbed.
+        if affinities:
+            gathered += _gather_values(affinities, value)
+        # W is linear but for its bias, so W[a] + W[b] = W_kernel(a + b) + 2 bias; the second bias
+        # is absorbed by the first.
         if attention is not None:
             gathered += jnp.einsum("bj,bjd->bd", attention, value)[:, None]
         enhanced = flat + nn.Dense(channels, **init, name="W")(gathered)
-        return enhanced.reshape(features.shape), affinity, attention
+        return enhanced.reshape(features.shape), affinities, attention
 
 
-class CrossTaskFusion(nn.Module):
-    """The weights that fuse the maps of several tasks into one: see `fuse`."""
-
-    tasks: int = 2
-
-    @nn.compact
-    def __call__(self) -> FusionWeights:
-        wide = _Weights((3, 3, self.tasks, self.tasks), bias=False, name="conv_3x3")()
-        narrow = _Weights((1, 1, self.tasks, self.tasks), bias=True, name="conv_1x1")()
-        return FusionWeights(wide["kernel"], narrow["kernel"][0, 0], narrow["bias"])
-
-
-class _Weights(nn.Module):
-    """The parameters of a convolution that is applied elsewhere."""
-
-    shape: tuple[int, ...]
-    bias: bool
-
-    @nn.compact
-    def __call__(self) -> dict[str, jax.Array]:
-        init = uniform_init(int(np.prod(self.shape[:-1])))
-        weights = {"kernel": self.param("kernel", init["kernel_init"], self.shape)}
-        return weights | ({"bias": self.param("bias", init["bias_init"], self.shape[-1:])} if self.bias else {})
-
-
-def fuse_pairwise(tasks: Sequence[Pairwise], weights: FusionWeights) -> Pairwise:
-    """The tasks' pairwise affinities fused."""
-    queries, keys = (tuple(x for task in tasks for x in getattr(task, side)) for side in ("queries", "keys"))
-    whole = None if tasks[0].whole is None else _by_query(fuse([task.whole for task in tasks], weights))
-    return Pairwise(queries, keys, tasks[0].inside, weights, whole, tasks[0].block)
+def _gather_values(
+    affinities: Sequence[Pairwise], value: Float[Array, "B N D"]
+) -> Float[Array, "B N D"]:
+    """Returns A g(E): each head gathers its share of the channels."""
+    shares = jnp.split(value, len(affinities), axis=-1)
+    gathered = [
+        affinity.map_rows(lambda rows, share=share: rows @ share)
+        for affinity, share in zip(affinities, shares, strict=True)
+    ]
+    return gathered[0] if len(gathered) == 1 else jnp.concatenate(gathered, -1)
 
 
 def refine(
-    predictions: Sequence[jax.Array], affinity: Pairwise | None, attention: jax.Array | None, gammas: Sequence[jax.Array | float]
-) -> list[jax.Array]:
-    """P_ref = A P + gamma * 1 (u^T P) of each prediction, on logits; without A the first term is P itself.
+    predictions: Sequence[Float[Array, "B h w _"]],
+    affinity: Pairwise | None,
+    attention: Float[Array, "B N"] | None,
+    gammas: Sequence[Array | float],
+) -> list[Array]:
+    """Returns P_ref = A P + gamma * 1 (u^T P) of each prediction, on logits.
 
     Args:
-      predictions: P [B, h, w, C] logits, of each task; they go through A together.
-      affinity: A or None.
-      attention: u [B, N] or None.
-      gammas: scalar weights of the unary term, one a task.
+      predictions: P, logits of each task; they go through A together.
+      affinity: A, or None: then the first term is P itself.
+      attention: u or None.
+      gammas: scalar weight of the unary term of each task.
     """
     batch, height, width, _ = predictions[0].shape
-    flat = _everywhere(jnp.concatenate(predictions, -1).reshape(batch, height * width, -1))
+    stacked = jnp.concatenate(predictions, -1).reshape(batch, height * width, -1)
+    flat = _replicate(stacked)
     refined = flat if affinity is None else affinity.map_rows(lambda rows: rows @ flat)
     if attention is not None:
-        gamma = jnp.concatenate([jnp.broadcast_to(g, p.shape[-1:]) for g, p in zip(gammas, predictions, strict=True)])
+        gamma = jnp.concatenate(
+            [jnp.broadcast_to(g, p.shape[-1:]) for g, p in zip(gammas, predictions, strict=True)]
+        )
         refined = refined + gamma * jnp.einsum("bj,bjc->bc", attention, flat)[:, None]
     refined = refined.reshape(batch, height, width, -1)
     ends = [sum(p.shape[-1] for p in predictions[: k + 1]) for k in range(len(predictions))]
     return jnp.split(refined, ends[:-1], axis=-1)
 
 
-def _attend(query: jax.Array, key: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """softmax_j(query_i . key_j): [B, R, D] and [B, N, D] -> [B, R, N]."""
+def _attend(
+    query: Float[Array, "B R D"],
+    key: Float[Array, "B N D"],
+    inside: Bool[Array, "B 1 N"] | None,
+) -> Float[Array, "B R N"]:
+    """Returns softmax_j(query_i . key_j)."""
     logits = jnp.einsum("bid,bjd->bij", query, key, preferred_element_type=jnp.float32)
-    return _by_query(nn.softmax(_only(logits, keys)).astype(query.dtype))
+    return _shard_by_query(nn.softmax(_mask_keys(logits, inside)).astype(query.dtype))
 
 
-def _by_query(rows: jax.Array) -> jax.Array:
-    """[B, R, ...], where a mesh has an axis for them, with its rows split over devices."""
+def _shard_by_query(rows: Array) -> Array:
+    """Splits the rows of [B, R, ...] over devices, where the mesh has an axis for them."""
     return nn.with_logical_constraint(rows, ("photos", "queries", None))
 
 
-def _everywhere(values: jax.Array) -> jax.Array:
-    """[B, N, C], whole where rows are split: what they are multiplied with, and what comes of them."""
+def _replicate(values: Array) -> Array:
+    """Makes [B, N, C] whole on the devices that share the rows of the affinity."""
     return nn.with_logical_constraint(values, ("photos", None, None))
 
 
-def _scaled(rows: jax.Array) -> jax.Array:
+def _scale_rows(rows: Array) -> Array:
+    """Scales rows to sum to 1."""
     return (rows / (rows.sum(-1, keepdims=True, dtype=jnp.float32) + 1e-8)).astype(rows.dtype)
 
 
-def _only(logits: jax.Array, keys: jax.Array | None) -> jax.Array:
-    return logits if keys is None else jnp.where(keys, logits, _NEVER)
+def _mask_keys(logits: Array, inside: Array | None) -> Array:
+    """Keeps the softmax off the positions outside the photo."""
+    return logits if inside is None else jnp.where(inside, logits, _OUTSIDE_LOGIT)
 
 
-def _mean(x: jax.Array, keys: jax.Array | None) -> jax.Array:
-    """Mean over the positions [B, N, D] that are keys [B, 1, N]."""
-    if keys is None:
+def _mean(x: Float[Array, "B N D"], inside: Bool[Array, "B 1 N"] | None) -> Float[Array, "B 1 D"]:
+    """Returns the mean over the positions inside the photo."""
+    if inside is None:
         return x.mean(1, keepdims=True)
-    weight = keys[:, 0, :, None].astype(x.dtype)
+    weight = inside[:, 0, :, None].astype(x.dtype)
     return (x * weight).sum(1, keepdims=True) / jnp.maximum(weight.sum(1, keepdims=True), 1)

@@ -1,30 +1,39 @@
-"""ResNet38 backbone (Wu et al., arXiv 1611.10080, their model A): wide pre-activation residual network at stride 8.
+"""ResNet38 (Wu et al., arXiv 1611.10080, their model A): the paper's backbone, at stride 8.
 
-Parameter paths: conv1a; b2, b2_1, ... b7, each bn_branch2a, conv_branch2a, bn_branch2b1, conv_branch2b1 (bottlenecks also
-bn_branch2b2, conv_branch2b2) and conv_branch1; bn7. They are the names of the weights that go round.
+It is a wide residual network with batch normalisation and relu before the convolutions.
+
+Parameter paths: conv1a; b2, b2_1, ... b7, each bn_branch2a, conv_branch2a, bn_branch2b1,
+conv_branch2b1 (bottlenecks also bn_branch2b2, conv_branch2b2) and conv_branch1; bn7. These are the
+parameter names of the public checkpoints.
 """
 
-import flax.linen as nn
-import jax
+import re
+from collections.abc import Mapping
 
+import flax.linen as nn
+import numpy as np
+
+from auxseg_jax.arrays import Array
+from auxseg_jax.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneOutput
 from auxseg_jax.models.layers import Conv3x3, FrozenBatchNorm, PointwiseConv
 
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-
-# name of the first block, number of blocks, inner and outer channels, stride, dilation of the first and of all other convolutions
+# Name of the first block, number of blocks, inner and outer channels, stride, dilation of the first
+# convolution and of all others.
 _STAGES = (
     ("b2", 3, 128, 128, 2, 1, 1),
     ("b3", 3, 256, 256, 2, 1, 1),
     ("b4", 6, 512, 512, 2, 1, 1),
     ("b5", 3, 512, 1024, 1, 1, 2),
 )
-# name, inner and outer channels, dropout
+# Name, reduced, inner and outer channels, dropout.
 _BOTTLENECKS = (("b6", 512, 1024, 2048, 0.3), ("b7", 1024, 2048, 4096, 0.5))
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and relu. Where shapes change, a 1x1 convolution of relu(bn(x)) is the shortcut."""
+    """Two 3x3 convolutions, each after batch norm and relu, added to their input.
+
+    Where shapes change, the shortcut is a 1x1 convolution of relu(bn(x)).
+    """
 
     inner: int
     features: int
@@ -33,18 +42,21 @@ class Block(nn.Module):
     dilation: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, inside: jax.Array | None) -> jax.Array:
+    def __call__(self, x: Array, inside: Array | None) -> Array:
         y = nn.relu(FrozenBatchNorm(name="bn_branch2a")(x))
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
-            shortcut = PointwiseConv(self.features, name="conv_branch1")(y[:, :: self.stride, :: self.stride])
+            shortcut = PointwiseConv(self.features, self.stride, name="conv_branch1")(y)
         y = Conv3x3(self.inner, self.stride, self.first_dilation, name="conv_branch2a")(y, inside)
         y = nn.relu(FrozenBatchNorm(name="bn_branch2b1")(y))
         return shortcut + Conv3x3(self.features, 1, self.dilation, name="conv_branch2b1")(y, inside)
 
 
 class Bottleneck(nn.Module):
-    """1x1, dilated 3x3, 1x1, with channel-wise dropout before the last two; the shortcut is always a convolution."""
+    """1x1, dilated 3x3 and 1x1 convolutions, with channel-wise dropout before the last two.
+
+    The shortcut is always a convolution.
+    """
 
     reduced: int
     inner: int
@@ -52,33 +64,42 @@ class Bottleneck(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, inside: jax.Array | None, train: bool) -> jax.Array:
-        def activate(y: jax.Array, name: str) -> jax.Array:
+    def __call__(self, x: Array, inside: Array | None, train: bool) -> Array:
+        def activate(y: Array, name: str) -> Array:
             return nn.relu(FrozenBatchNorm(name=name)(y))
 
-        def drop(y: jax.Array) -> jax.Array:
-            return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y)
+        def drop(y: Array) -> Array:
+            dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)
+            return dropout(y)
 
         y = activate(x, "bn_branch2a")
         shortcut = PointwiseConv(self.features, name="conv_branch1")(y)
         y = PointwiseConv(self.reduced, name="conv_branch2a")(y)
-        y = Conv3x3(self.inner, dilation=4, name="conv_branch2b1")(drop(activate(y, "bn_branch2b1")), inside)
-        return shortcut + PointwiseConv(self.features, name="conv_branch2b2")(drop(activate(y, "bn_branch2b2")))
+        y = Conv3x3(self.inner, dilation=4, name="conv_branch2b1")(
+            drop(activate(y, "bn_branch2b1")), inside
+        )
+        y = drop(activate(y, "bn_branch2b2"))
+        return shortcut + PointwiseConv(self.features, name="conv_branch2b2")(y)
 
 
 class ResNet38(nn.Module):
     """Image [B, H, W, 3], ImageNet normalisation -> features [B, ceil(H/8), ceil(W/8), 4096].
 
     Attributes:
-      remat: residual blocks are computed again in the backward pass instead of kept: less memory, more time.
+      remat: the backward pass computes residual blocks again instead of keeping them: less memory,
+        more time.
     """
 
     remat: bool = False
 
     @nn.compact
-    def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, image: Array, inside: Array | None = None, train: bool = False
+    ) -> BackboneOutput:
         block = nn.remat(Block) if self.remat else Block
-        bottleneck = nn.remat(Bottleneck, static_argnums=(3,)) if self.remat else Bottleneck
+        bottleneck = Bottleneck
+        if self.remat:
+            bottleneck = nn.remat(Bottleneck, static_argnums=(3,))
         x = Conv3x3(64, name="conv1a")(image, inside)
         for name, count, inner, features, stride, first_dilation, dilation in _STAGES:
             x = block(inner, features, stride, first_dilation, dilation, name=name)(x, inside)
@@ -86,4 +107,52 @@ class ResNet38(nn.Module):
                 x = block(inner, features, 1, dilation, dilation, name=f"{name}_{index}")(x, inside)
         for name, reduced, inner, features, dropout in _BOTTLENECKS:
             x = bottleneck(reduced, inner, features, dropout, name=name)(x, inside, train)
-        return nn.relu(FrozenBatchNorm(name="bn7")(x))
+        return BackboneOutput(nn.relu(FrozenBatchNorm(name="bn7")(x)))
+
+
+def from_mxnet(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Renames MXNet's weights of this network to PyTorch's names; None if they are not MXNet's.
+
+    MXNet calls b3_1.conv_branch2a.weight "arg:res3b1_branch2a_weight", and bn7.running_mean
+    "aux:bn7_moving_mean".
+    """
+    if not any(name.startswith(("arg:", "aux:")) for name in state):
+        return None
+    leaves = {
+        "weight": "weight",
+        "gamma": "weight",
+        "beta": "bias",
+        "bias": "bias",
+        "mean": "running_mean",
+        "var": "running_var",
+    }
+    renamed = {}
+    for name, value in state.items():
+        first, *rest = name.partition(":")[2].split("_")
+        block = re.fullmatch(r"(res|bn)(\d)(a|b(\d+))", first)
+        if block and rest[0].startswith("branch"):
+            kind = "conv" if block[1] == "res" else "bn"
+            number = f"_{block[4]}" if block[4] else ""
+            module = f"b{block[2]}{number}.{kind}_{rest[0]}"
+        else:
+            module = first
+        renamed[f"{module}.{leaves.get(rest[-1], rest[-1]) if rest else ''}"] = value
+    return renamed
+
+
+BACKBONE = Backbone(
+    module=ResNet38,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    fields={"remat": False},
+    # The authors freeze all batch normalisations and the first convolution.
+    frozen=(r"backbone/.*bn.*", r"backbone/conv1a/.*"),
+    layers=(
+        r"backbone/conv1a/.*",
+        *(rf"backbone/b{k}(_\d)?/.*" for k in range(2, 8)),
+        r"backbone/bn7/.*",
+    ),
+    torch_module=lambda path: path.replace("/", "."),
+    signature=r"b5_1[./]|(arg|aux):",
+    translate=from_mxnet,
+)

@@ -1,33 +1,56 @@
 """A small backbone that trains from scratch in minutes: for the demo and the tests."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from auxseg_jax.arrays import Array
+from auxseg_jax.errors import UserError
+from auxseg_jax.models.backbone import Backbone, BackboneOutput
 from auxseg_jax.models.layers import resize_nearest, zero_outside
-
-MEAN, STD = (127.5, 127.5, 127.5), (64.0, 64.0, 64.0)
 
 
 class Tiny(nn.Module):
-    """Image [B, H, W, 3], (x - 127.5) / 64 -> features [B, ceil(H/s), ceil(W/s), width] at output stride s (4 or 8).
+    """Image [B, H, W, 3], (x - 127.5) / 64 -> features [B, ceil(H/s), ceil(W/s), width].
 
-    Six 3x3 convolutions with group normalisation (there are no stored statistics to freeze), strides 2, 1, 2, 1, s/4, 1.
+    Six 3x3 convolutions with strides 2, 1, 2, 1, s/4, 1. Group normalisation has no stored
+    statistics to freeze.
+
+    Attributes:
+      output_stride: s, 4 or 8.
+      width: channels.
     """
 
     output_stride: int = 8
     width: int = 64
 
     @nn.compact
-    def __call__(self, image: jax.Array, inside: jax.Array | None = None, train: bool = False) -> jax.Array:
-        del train  # nothing here depends on it
+    def __call__(
+        self, image: Array, inside: Array | None = None, train: bool = False
+    ) -> BackboneOutput:
+        del train  # There is no dropout.
         if self.output_stride not in (4, 8):
-            raise ValueError(f"backbone.output_stride must be 4 or 8 for the tiny backbone, got {self.output_stride}")
+            raise UserError(
+                "backbone.output_stride must be 4 or 8 for the tiny backbone, "
+                f"got {self.output_stride}"
+            )
         x = image
-        strides = (2, 1, 2, 1, self.output_stride // 4, 1)
-        for i, stride in enumerate(strides):
-            features = self.width // 2 if i < 2 else self.width
-            x = nn.Conv(features, (3, 3), (stride, stride), padding=1, use_bias=False, name=f"conv_{i}")(zero_outside(x, inside))
-            counted = None if inside is None else jnp.broadcast_to(resize_nearest(inside, x.shape[1:3])[..., None], x.shape)
+        for i, stride in enumerate((2, 1, 2, 1, self.output_stride // 4, 1)):
+            width = self.width // 2 if i < 2 else self.width
+            options = {"padding": 1, "use_bias": False}
+            convolution = nn.Conv(width, (3, 3), (stride, stride), **options, name=f"conv_{i}")
+            x = convolution(zero_outside(x, inside))
+            counted = None
+            if inside is not None:
+                rows = resize_nearest(inside, x.shape[1:3])
+                counted = jnp.broadcast_to(rows[..., None], x.shape)
             x = nn.relu(nn.GroupNorm(num_groups=8, name=f"norm_{i}")(x, mask=counted))
-        return x
+        return BackboneOutput(x)
+
+
+BACKBONE = Backbone(
+    module=Tiny,
+    mean=(127.5, 127.5, 127.5),
+    std=(64.0, 64.0, 64.0),
+    fields={"output_stride": 8, "width": 64},
+    layers=tuple(rf"backbone/(conv|norm)_{k}/.*" for k in range(6)),
+)

@@ -28,12 +28,16 @@ _PACKAGES = (
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The config as JSON would give it back (tuples are lists)."""
+    """Returns the config as JSON would give it back (tuples are lists)."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:
-    """{"revision", "python", "packages", "devices", "processes", "seed", "data"}; revision is None outside a checkout."""
+    """Returns the manifest.
+
+    Its keys are revision (None outside a checkout), python, packages, devices, processes, seed and
+    data.
+    """
     return {
         "revision": _revision(),
         "python": platform.python_version(),
@@ -46,9 +50,15 @@ def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:
 
 
 def _revision() -> str | None:
+    """Returns the git revision of the checkout that holds this package, if there is one."""
     folder = epath.Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    tracked = ["git", "ls-files", "--error-unmatch", "manifest.py"]
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 10}
     try:
-        result = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=folder, capture_output=True, text=True, timeout=10)
+        if subprocess.run(tracked, **options).returncode:
+            return None  # The package is installed, perhaps within a checkout of something else.
+        result = subprocess.run(command, **options)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None

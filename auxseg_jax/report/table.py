@@ -1,57 +1,96 @@
 """The results of a run as a table on the terminal."""
 
-from typing import Any
-
 import rich.console
 import rich.table
 
+from auxseg_jax.evaluation import scores
+from auxseg_jax.report.results import INITIAL, Results
 
-def show(results: dict[str, Any], console: rich.console.Console) -> None:
-    """Prints results.json: what each stage reached on val, and the pseudo labels it leaves for the next."""
-    supervision = "  FULLY SUPERVISED: trained on masks" if results.get("fully_supervised") else ""
+_HEADINGS = (
+    "val mAP",
+    "val mIoU",
+    "val mIoU\npost",
+    "pseudo\nmIoU a",
+    "pseudo\nmIoU b",
+    "precision",
+    "recall",
+    "saliency\nMAE",
+    "saliency\nmax F",
+)
+
+
+def show(results: Results, console: rich.console.Console) -> None:
+    """Prints what each stage reached on val, and the pseudo labels it left for the next."""
+    supervision = "  FULLY SUPERVISED: trained on masks" if results.fully_supervised else ""
     table = rich.table.Table(title=f"Results, percent{supervision}")
     table.add_column("phase")
-    for heading in (
-        "val mAP",
-        "val mIoU",
-        "val mIoU\npost",
-        "pseudo\nmIoU a",
-        "pseudo\nmIoU b",
-        "precision",
-        "recall",
-        "saliency\nMAE",
-        "saliency\nmax F",
-    ):
+    for heading in _HEADINGS:
         table.add_column(heading, justify="right")
-    pseudo = {entry["stage"]: entry for entry in results["pseudo"]}
-    table.add_row("classifier + CAM", _figure(results["classifier"], "map"), "", "", *_pseudo_cells(pseudo.get("initial", {})))
-    for entry in results["stages"] or [{"stage": k} for k in pseudo if k != "initial"]:
-        labels = {key: value for key, value in pseudo.get(entry["stage"], {}).items() if not key.startswith("saliency")}
-        table.add_row(f"stage {entry['stage']}", "", _figure(entry, "val_miou"), _figure(entry, "val_miou_post"), *_pseudo_cells(labels | entry))
-    console.print(table)
-    if pseudo:
-        console.print("Pseudo labels of the training split: a leaves out pixels labelled 255, b counts them as missed, as do precision and recall.")
-    if pseudo or results["stages"]:
-        console.print("Saliency: of the maps that were given, on the training split, in the first row; of the network, on val, in the others.")
-    else:
-        console.print("There are no pixel labels, so neither masks nor pseudo labels are scored.")
-    if "cam_sweep" in results:
-        sweep = results["cam_sweep"]
-        console.print(f"Oracle: the CAMs alone come to mIoU {sweep['best_miou']:.1f} with the threshold best for them, {sweep['best_threshold']}.")
-    per_class = results["final"].get("per_class", {})
-    if per_class:
-        console.print(
-            "IoU a class: " + ", ".join(f"{name} {'absent' if value is None else f'{value:.1f}'}" for name, value in per_class.items()), markup=False
-        )
-    minutes = sum(results["seconds"].values()) / 60
-    console.print(
-        f"{minutes:.1f} minutes: " + ", ".join(f"{name} {value:.0f}s" for name, value in results["seconds"].items() if value >= 1), markup=False
+    pseudo = {entry.stage: entry.score for entry in results.pseudo}
+    first = pseudo.get(INITIAL)
+    mean_precision = results.classifier.map if results.classifier else None
+    table.add_row(
+        "classifier + CAM",
+        _figure(mean_precision),
+        *("", ""),
+        *_label_cells(first),
+        *_saliency_cells(first),
     )
+    stages = {entry.stage: entry for entry in results.stages}
+    for stage in stages or [stage for stage in pseudo if stage != INITIAL]:
+        entry = stages.get(stage)
+        table.add_row(
+            f"stage {stage}",
+            "",
+            _figure(entry.score.val_miou if entry else None),
+            _figure(entry.val_miou_post if entry else None),
+            *_label_cells(pseudo.get(stage)),
+            *_saliency_cells(entry.score if entry else None),
+        )
+    console.print(table)
+    for line in _legend(results):
+        console.print(line, markup=False)
 
 
-def _pseudo_cells(entry: dict[str, Any]) -> list[str]:
-    return [_figure(entry, key) for key in ("miou", "miou_255_as_miss", "precision", "recall", "saliency_mae", "saliency_max_f")]
+def _legend(results: Results) -> list[str]:
+    lines = []
+    if results.pseudo:
+        lines.append(
+            "Pseudo labels of the training split: a leaves out pixels labelled 255, b counts them "
+            "as missed, as do precision and recall."
+        )
+    if results.pseudo or results.stages:
+        lines.append(
+            "Saliency: of the maps that were given, on the training split, in the first row; of "
+            "the network, on val, in the others."
+        )
+    else:
+        lines.append("There are no pixel labels, so neither masks nor pseudo labels are scored.")
+    if results.cam_sweep:
+        best = f"{results.cam_sweep.best_miou:.1f}"
+        threshold = results.cam_sweep.best_threshold
+        lines.append(
+            f"Oracle: the CAMs alone come to mIoU {best} with the threshold best for them, "
+            f"{threshold}."
+        )
+    if results.final:
+        figures = results.final.score.per_class.items()
+        cells = (f"{n} {'absent' if v is None else f'{v:.1f}'}" for n, v in figures)
+        lines.append(f"IoU a class: {', '.join(cells)}")
+    minutes = sum(results.seconds.values()) / 60
+    cells = (f"{name} {value:.0f}s" for name, value in results.seconds.items() if value >= 1)
+    lines.append(f"{minutes:.1f} minutes: {', '.join(cells)}")
+    return lines
 
 
-def _figure(entry: dict[str, Any], key: str) -> str:
-    return f"{entry[key]:.1f}" if key in entry else ""
+def _label_cells(score: scores.PseudoScore | None) -> list[str]:
+    keys = ("miou", "miou_255_as_miss", "precision", "recall")
+    return [_figure(getattr(score, key, None)) for key in keys]
+
+
+def _saliency_cells(score: scores.PseudoScore | scores.PredictionScore | None) -> list[str]:
+    return [_figure(getattr(score, key, None)) for key in ("saliency_mae", "saliency_max_f")]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

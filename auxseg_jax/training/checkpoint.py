@@ -1,7 +1,6 @@
-"""Checkpoints of a phase: Orbax, asynchronous, the last ones and that of the least loss kept."""
+"""Checkpoints of a phase, by Orbax and asynchronous."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,30 +11,34 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import hosts, sharding
-from auxseg_jax.terminal import console, first_line
+from auxseg_jax.devices import hosts
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import storage
+from auxseg_jax.files.terminal import first_line, say
 from auxseg_jax.training.step import TrainState
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
     path = epath.Path(directory).expanduser()
-    return path if "://" in os.fspath(path) else path.resolve()
+    return path if storage.is_remote(path) else path.resolve()
 
 
-def _written(directory: epath.Path, work: Callable[[], Any]) -> None:
-    """Does what may fail because of this checkpoint or of the one that is still being written."""
+def _write(directory: epath.Path, work: Callable[[], Any]) -> None:
+    """Runs `work`, which may fail because of an earlier checkpoint that is still being written."""
     try:
         work()
-    except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
-        raise OSError(f"a checkpoint in {directory} cannot be written: {first_line(error)}") from error
+    except Exception as error:  # The errors of tensorstore, Orbax and file systems share no class.
+        message = f"a checkpoint in {directory} cannot be written: {first_line(error)}"
+        raise UserError(message) from error
 
 
 class Checkpoints:
-    """Saves and restores the `TrainState` of one phase under `directory`. Use it as a context manager.
+    """Saves and restores the `TrainState` of one phase. Use it as a context manager.
 
     Args:
-      directory: of the phase.
-      keep: the last so many are kept, and beside them the one of the least loss.
+      directory: folder of the checkpoints.
+      keep: the last so many are kept, and the one of the least loss.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int = 2):
@@ -48,63 +51,84 @@ class Checkpoints:
             create=True,
         )
         self._directory = _absolute(directory)
-        hosts.by_first(self._put_aside_broken_metrics)
-        # with a handler named, a checkpoint that lacks its content does not change what the others are taken for
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=ocp.StandardCheckpointHandler())
+        hosts.by_first(self._set_aside_broken_metrics)
+        # With a handler named, a checkpoint without content does not change what Orbax takes the
+        # others for.
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_handlers=handler
+        )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind, *exception) -> None:
         if kind is None:
-            _written(self._directory, self._manager.wait_until_finished)
+            _write(self._directory, self._manager.wait_until_finished)
             self._manager.close()
             return
         try:
             self._manager.close()
-        except Exception as error:  # said, for the exception that is on its way must not be lost
-            console.print(f"a checkpoint in {self._directory} was not finished: {first_line(error)}", markup=False)
+        except Exception as error:  # It is only printed, for another exception is on its way.
+            say(f"a checkpoint in {self._directory} was not finished: {first_line(error)}")
 
     def save(self, state: TrainState, loss: float) -> float:
-        """Starts writing `state`; returns once it is copied off the devices, with the seconds that took."""
+        """Starts writing `state`; returns the seconds until it was copied off the devices."""
         started = time.monotonic()
-        save = ocp.args.StandardSave(state)
-        _written(self._directory, lambda: self._manager.save(int(state.step), args=save, metrics={"loss": loss}))
+        step, arguments, metrics = int(state.step), ocp.args.StandardSave(state), {"loss": loss}
+        _write(self._directory, lambda: self._manager.save(step, args=arguments, metrics=metrics))
         return time.monotonic() - started
 
     def restore(self, state: TrainState) -> TrainState:
-        """The last checkpoint that can be read, by all processes, in the layout of `state`, or `state` itself if there is none at all.
+        """Returns the last checkpoint that all processes can read, in the layout of `state`.
 
-        Broken ones are named, and put aside as <step>.broken.
+        Broken ones are named, and renamed to <step>.broken. Without any checkpoint it is `state`.
 
         Raises:
-          ValueError: there are checkpoints, and none can be read.
+          UserError: there are checkpoints, and none can be read.
         """
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        found = hosts.concatenated(np.array(self._manager.all_steps(), np.int64))
-        processes = hosts.share()[1]
-        steps = [int(step) for step, seen in zip(*np.unique(found, return_counts=True), strict=True) if seen == processes]
         broken = []
-        for step in sorted(steps, reverse=True):
-            restored = None
-            try:
-                restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # of tensorstore, Orbax or the file system: there is no common class
-                console.print(f"the checkpoint {self._directory / str(step)} cannot be read: {first_line(error)}", markup=False)
-            if hosts.total(np.array(restored is not None, np.int64)) < processes:
+        for step in self._common_steps():
+            restored = self._read(step, state)
+            readers = hosts.total(np.array(restored is not None, np.int64))
+            if readers < hosts.share()[1]:
                 broken.append(step)
                 continue
             if broken:
-                console.print(f"the one of step {step} is used", markup=False)
-                hosts.by_first(lambda: [self._put_aside(step) for step in broken])
+                say(f"the one of step {step} is used")
+                hosts.by_first(lambda: [self._set_aside(step) for step in broken])
                 self._manager.reload()
             return restored
         if broken:
-            raise ValueError(f"no checkpoint in {self._directory} can be read; remove that folder to begin the phase again")
+            raise UserError(
+                f"no checkpoint in {self._directory} can be read; "
+                "remove that folder to begin the phase again"
+            )
         return state
 
-    def _put_aside_broken_metrics(self) -> None:
-        """Orbax reads the losses of all checkpoints when it begins, and gives up at one that it cannot read."""
+    def _common_steps(self) -> list[int]:
+        """Returns the steps that every process sees, the last first."""
+        seen = hosts.concatenated(np.array(self._manager.all_steps(), np.int64))
+        steps, counts = np.unique(seen, return_counts=True)
+        return sorted((int(step) for step in steps[counts == hosts.share()[1]]), reverse=True)
+
+    def _read(self, step: int, state: TrainState) -> TrainState | None:
+        """Returns a checkpoint, or None, with the reason printed, if it cannot be read."""
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        try:
+            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        except Exception as error:  # See `_write`.
+            path = self._directory / str(step)
+            say(f"the checkpoint {path} cannot be read: {first_line(error)}")
+            return None
+
+    def _set_aside_broken_metrics(self) -> None:
+        """Renames checkpoints whose loss cannot be read.
+
+        Orbax reads the losses of all checkpoints when it begins, and gives up at a broken one.
+        """
         if not self._directory.exists():
             return
         for path in self._directory.iterdir():
@@ -113,14 +137,15 @@ class Checkpoints:
                 try:
                     json.loads(metrics.read_text())
                 except ValueError as error:
-                    console.print(f"the checkpoint {path} cannot be read: {metrics}: {first_line(error)}", markup=False)
-                    self._put_aside(int(path.name))
+                    reason = f"{metrics}: {first_line(error)}"
+                    say(f"the checkpoint {path} cannot be read: {reason}")
+                    self._set_aside(int(path.name))
 
-    def _put_aside(self, step: int) -> None:
-        aside = self._directory / f"{step}.broken"
-        if aside.exists():
-            aside.rmtree()
-        (self._directory / str(step)).rename(aside)
+    def _set_aside(self, step: int) -> None:
+        target = self._directory / f"{step}.broken"
+        if target.exists():
+            target.rmtree()
+        (self._directory / str(step)).rename(target)
 
 
 def save_params(directory: epath.PathLike, params: dict) -> None:
@@ -131,11 +156,21 @@ def save_params(directory: epath.PathLike, params: dict) -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, params, force=True)
 
-    _written(path, save)
+    _write(path, save)
 
 
 def load_params(directory: epath.PathLike, params: dict, mesh: Mesh) -> dict:
-    """Reads what `save_params` wrote, in the shapes of `params` (arrays or shapes), onto the mesh."""
-    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, sharding.tree_sharding(params, mesh))
+    """Reads what `save_params` wrote onto the mesh.
+
+    Args:
+      directory: the folder.
+      params: arrays or shapes of the parameters.
+      mesh: where they go.
+    """
+    target = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        params,
+        mesh_lib.tree_sharding(params, mesh),
+    )
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(_absolute(directory), target)

@@ -1,5 +1,6 @@
 """One loop for every phase that trains."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,60 +9,85 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax import preemption, sharding, trees
-from auxseg_jax.terminal import console, progress
+from auxseg_jax import trees
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.devices import preemption
+from auxseg_jax.errors import UserError
+from auxseg_jax.files.terminal import progress, say
 from auxseg_jax.training.checkpoint import Checkpoints
 from auxseg_jax.training.step import TrainState
 from auxseg_jax.training.writer import Writer
 
-_AHEAD = 2
-"""Steps that may be under way at once: enough to keep the device busy. More would make SIGTERM wait, and the progress bar lie."""
+_STEPS_UNDER_WAY = 2
+"""Steps that may be under way at once: enough to keep the device busy.
+
+More would make SIGTERM wait, and the progress bar lie.
+"""
+
+_NAMES_SHOWN = 10
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
     """A loss or gradient is NaN or infinite."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What a phase of training is called, how long it is, and how often it writes things down.
+
+    Attributes:
+      name: name of the phase, in logs and on the progress bar.
+      steps: number of updates in all.
+      checkpoint_dir: folder of the checkpoints.
+      log_every: steps between two lines of metrics, which are means over them.
+      checkpoint_every: steps between two checkpoints.
+      keep: the last checkpoints, so many, are kept.
+    """
+
+    name: str
+    steps: int
+    checkpoint_dir: epath.PathLike
+    log_every: int
+    checkpoint_every: int
+    keep: int
+
+
 def fit(
-    name: str,
+    schedule: Schedule,
     state: TrainState,
     train_step: Callable,
     batches: Callable[[int], Iterator[dict]],
-    steps: int,
-    directory: epath.PathLike,
     writer: Writer,
     mesh: Mesh,
-    *,
-    log_every: int,
-    checkpoint_every: int,
-    keep: int,
 ) -> TrainState:
-    """Trains from the last checkpoint under `directory`, or from `state`, up to `steps` updates.
+    """Trains from the last checkpoint, or from `state`, to the end of the schedule.
 
     Args:
-      name: of the phase, in logs and on the progress bar.
-      state: of step 0 (donated).
-      train_step: what `step.make_train_step` gave.
-      batches: start step -> iterator of numpy batches, this host's rows; the same steps always give the same batches.
-      steps: number of updates in all.
-      directory: of the checkpoints.
-      writer: of metrics; values are means over the last `log_every` steps.
+      schedule: name and length of the phase.
+      state: state of step 0 (donated).
+      train_step: see `step.make_train_step`.
+      batches: start step -> iterator of numpy batches, this host's rows. The same steps always give
+        the same batches.
+      writer: where metrics go.
       mesh: where batches go.
-      log_every, checkpoint_every: in steps.
-      keep: the last checkpoints, so many.
 
     Raises:
       Preempted: SIGTERM came; the last step is saved.
-      NonFiniteError: names the step, the losses and the parameters whose gradients are not finite.
+      NonFiniteError: it names the step, the losses and the parameters whose gradients are not
+        finite.
     """
     names = list(trees.flatten(state.params))
-    with preemption.watched(), Checkpoints(directory, keep) as checkpoints:
+    name, steps = schedule.name, schedule.steps
+    with (
+        preemption.watched(),
+        Checkpoints(schedule.checkpoint_dir, schedule.keep) as checkpoints,
+    ):
         state = checkpoints.restore(state)
         start = int(state.step)
         if start >= steps:
             return state
         if start:
-            console.print(f"{name} goes on from step {start} of {steps}", markup=False)
+            say(f"{name} goes on from step {start} of {steps}")
         writer.rewind(name, start)
         stream = batches(start)
         window: list[dict] = []
@@ -69,40 +95,47 @@ def fit(
         note = ""
         with progress(name, steps, unit="step", start=start) as bar:
             for step in range(start + 1, steps + 1):
-                batch = sharding.put_batch(next(stream), mesh)
+                batch = mesh_lib.put_batch(next(stream), mesh)
                 state, metrics = train_step(state, batch)
                 window.append(metrics)
-                if len(window) >= _AHEAD:
-                    jax.block_until_ready(window[-_AHEAD])
+                if len(window) >= _STEPS_UNDER_WAY:
+                    jax.block_until_ready(window[-_STEPS_UNDER_WAY])
                 stop = preemption.asked()
-                save = stop or step % checkpoint_every == 0 or step == steps
-                if save or step % log_every == 0:
-                    values = _drain(window, names, step)
-                    photos = len(window) * len(batch["image"])  # over all hosts
+                save = stop or step % schedule.checkpoint_every == 0 or step == steps
+                if save or step % schedule.log_every == 0:
+                    values = _mean_metrics(window, names, step)
+                    photos = len(window) * len(batch["image"])  # Over all hosts.
                     values["photos_per_second"] = photos / (time.monotonic() - began)
-                    note = f"{values['photos_per_second']:.0f} photos/s loss {values['loss']:.4f}"
+                    speed, loss = values["photos_per_second"], values["loss"]
+                    note = f"{speed:.0f} photos/s loss {loss:.4f}"
                     if save:
-                        values["checkpoint_seconds"] = checkpoints.save(state, values["loss"])
+                        values["checkpoint_seconds"] = checkpoints.save(state, loss)
                     writer.scalars(name, step, values)
                     window, began = [], time.monotonic()
                 bar.advance(1, note)
                 if stop:
-                    raise preemption.Preempted(f"{name} stopped by SIGTERM at step {step} of {steps}")
+                    where = f"at step {step} of {steps}"
+                    raise preemption.Preempted(f"{name} stopped by SIGTERM {where}")
     return state
 
 
-def _drain(window: list[dict], names: list[str], step: int) -> dict[str, float]:
-    """Means of the steps since the last call, after a check that all are finite."""
+def _mean_metrics(window: list[dict], names: list[str], step: int) -> dict[str, float]:
+    """Returns the means over a window that ends at `step`, after a check that all are finite."""
     window = jax.device_get(window)
     for offset, metrics in enumerate(window):
         norms = metrics.pop("grad_norms")
         if not np.isfinite(metrics["loss"]) or not np.isfinite(norms).all():
-            losses = [f"{k} = {float(v)}" for k, v in metrics.items() if not np.isfinite(v)]
-            grads = [name for name, norm in zip(names, norms, strict=True) if not np.isfinite(norm)]
-            at = step - len(window) + 1 + offset
-            raise NonFiniteError(
-                f"not finite at step {at}: {', '.join(losses) or 'no loss'}; gradients of {', '.join(grads[:10]) or 'none'}"
-                f"{f' and {len(grads) - 10} more' if len(grads) > 10 else ''}. The last checkpoint is from before; "
-                "with a lower learning rate (or optimizer.clip_norm, optimizer.warmup) it is another run: choose a new --workdir."
-            )
-    return {key: float(np.mean([m[key] for m in window])) for key in window[0]}
+            _raise_non_finite(step - len(window) + 1 + offset, metrics, norms, names)
+    return {key: float(np.mean([metrics[key] for metrics in window])) for key in window[0]}
+
+
+def _raise_non_finite(step: int, metrics: dict, norms: np.ndarray, names: list[str]) -> None:
+    losses = [f"{key} = {float(v)}" for key, v in metrics.items() if not np.isfinite(v)]
+    grads = [name for name, norm in zip(names, norms, strict=True) if not np.isfinite(norm)]
+    more = f" and {len(grads) - _NAMES_SHOWN} more" if len(grads) > _NAMES_SHOWN else ""
+    raise NonFiniteError(
+        f"not finite at step {step}: {', '.join(losses) or 'no loss'}; "
+        f"gradients of {', '.join(grads[:_NAMES_SHOWN]) or 'none'}{more}. "
+        "The last checkpoint is from before; with a lower learning rate (or optimizer.clip_norm, "
+        "optimizer.warmup) it is another run: choose a new --workdir."
+    )

@@ -1,71 +1,117 @@
-"""The five losses of AuxSegNet (arXiv 2107.11787, section 3.3), all means over a batch, in float32.
+"""The five losses of AuxSegNet (arXiv 2107.11787, section 3.3): means over a batch, in float32.
 
-A mean is a sum over what is seen of the batch, divided by what counts in all of it (`counts`), so that parts of a batch add up to it.
+A mean is a sum over the part of a batch that is seen, divided by what counts in the whole batch
+(`counts`). So the parts of a batch add up to it.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float, Int
 
-from auxseg_jax.files import IGNORE
+from auxseg_jax.arrays import Array
 from auxseg_jax.models.layers import resize_bilinear
+from auxseg_jax.pixel_labels import IGNORE
+
+Count = Int[Array, ""]
 
 
-def counts(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """What each task's mean is over: {"cls": photos times classes, "sal": pixels that are no padding, "seg": pixels with a label}."""
-    found = {"cls": jnp.asarray(batch["labels"].size)}
+def counts(batch: dict[str, Array]) -> dict[str, Count]:
+    """Returns what each task's mean is over.
+
+    Returns:
+      {"cls": photos times classes, "sal": pixels that are no padding, "seg": pixels with a label};
+      the last two if the batch has pixel labels.
+    """
+    result = {"cls": jnp.asarray(batch["labels"].size)}
     if "segmentation" in batch:
-        found |= {"sal": (batch["saliency"] >= 0).sum(), "seg": (batch["segmentation"] != IGNORE).sum()}
-    return found
+        result["sal"] = jnp.sum(batch["saliency"] >= 0)
+        result["seg"] = jnp.sum(batch["segmentation"] != IGNORE)
+    return result
 
 
-def _mean(losses: jax.Array, count: jax.Array) -> jax.Array:
+def _mean(losses: Array, count: Array) -> Array:
     return losses.sum() / jnp.maximum(count, 1)
 
 
-def multilabel_soft_margin(logits: jax.Array, labels: jax.Array, count: jax.Array) -> jax.Array:
-    """Mean over photos and classes of the binary cross entropy of [B, C] logits against [B, C] multi-hot labels."""
+def multilabel_soft_margin(
+    logits: Float[Array, "B C"], labels: Float[Array, "B C"], count: Count
+) -> Float[Array, ""]:
+    """Returns the binary cross entropy against multi-hot labels, a mean over photos and classes."""
     return _mean(optax.sigmoid_binary_cross_entropy(logits, labels), count)
 
 
-def saliency_loss(logits: jax.Array, saliency: jax.Array, count: jax.Array) -> jax.Array:
-    """Binary cross entropy of [B, h, w, 1] logits, brought to label size, against [B, H, W] in 0..1 binarised at > 0.5.
+def saliency_loss(
+    logits: Float[Array, "B h w 1"], saliency: Float[Array, "B H W"], count: Count
+) -> Float[Array, ""]:
+    """Returns the binary cross entropy of logits, brought to label size.
 
-    Pixels of value -1 (padding of a crop) do not count.
+    Saliency in 0..1 is binarised at > 0.5. Pixels of value -1 (padding of a crop) do not count.
     """
     logits = resize_bilinear(logits, saliency.shape[1:])[..., 0]
-    loss = optax.sigmoid_binary_cross_entropy(logits, (saliency > 0.5).astype(logits.dtype))
+    targets = (saliency > 0.5).astype(logits.dtype)
+    loss = optax.sigmoid_binary_cross_entropy(logits, targets)
     return _mean(jnp.where(saliency >= 0, loss, 0), count)
 
 
-def segmentation_loss(logits: jax.Array, labels: jax.Array, count: jax.Array) -> jax.Array:
-    """Cross entropy of [B, h, w, C+1] logits, brought to label size, against int [B, H, W].
+def segmentation_loss(
+    logits: Float[Array, "B h w C"], labels: Int[Array, "B H W"], count: Count
+) -> Float[Array, ""]:
+    """Returns the cross entropy of logits, brought to label size.
 
-    The mean is over the pixels of the whole batch that are not 255; 0 if there is none.
+    The mean is over the pixels of the whole batch that are not 255; it is 0 if there is none.
     """
     logits = resize_bilinear(logits, labels.shape[1:])
     labelled = labels != IGNORE
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(labelled, labels, 0))
+    targets = jnp.where(labelled, labels, 0)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return _mean(jnp.where(labelled, loss, 0), count)
 
 
-def classifier_loss(outputs: dict[str, Any], batch: dict[str, jax.Array], count: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The loss of the classifier phase, {"loss_cls"}; `count` is `counts` of all the batch."""
-    return {"loss_cls": multilabel_soft_margin(outputs["cls_logits"], batch["labels"], count["cls"])}
+def classifier_loss(
+    outputs: dict[str, Any], batch: dict[str, Array], count: dict[str, Count]
+) -> dict[str, Float[Array, ""]]:
+    """Returns the loss of the classifier phase, {"loss_cls"}.
+
+    Args:
+      outputs: of the network.
+      batch: a training batch, see `data.loader`.
+      count: `counts` of the whole batch.
+    """
+    logits, labels = outputs["cls_logits"], batch["labels"]
+    return {"loss_cls": multilabel_soft_margin(logits, labels, count["cls"])}
 
 
-def stage_losses(outputs: dict[str, Any], batch: dict[str, jax.Array], count: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The losses of a stage, one for each prediction the network makes: loss_cls, loss_{sal,seg}_{initial,refined}."""
+def stage_losses(
+    outputs: dict[str, Any], batch: dict[str, Array], count: dict[str, Count]
+) -> dict[str, Float[Array, ""]]:
+    """Returns the losses of a stage, one for each prediction that the network makes.
+
+    Args:
+      outputs: of the network.
+      batch: a training batch, see `data.loader`.
+      count: `counts` of the whole batch.
+
+    Returns:
+      loss_cls, loss_sal_initial, loss_sal_refined, loss_seg_initial, loss_seg_refined.
+    """
     losses = classifier_loss(outputs, batch, count) if "cls_logits" in outputs else {}
-    for task, function, target in (("sal", saliency_loss, batch["saliency"]), ("seg", segmentation_loss, batch["segmentation"])):
+    functions = {"sal": (saliency_loss, "saliency"), "seg": (segmentation_loss, "segmentation")}
+    for task, (function, target) in functions.items():
         for kind, logits in outputs.get(task, {}).items():
-            losses[f"loss_{task}_{kind}"] = function(logits, target, count[task])
+            losses[f"loss_{task}_{kind}"] = function(logits, batch[target], count[task])
     return losses
 
 
-def total(losses: dict[str, jax.Array], *, classification: float, saliency: float, segmentation: float) -> jax.Array:
-    """Weighted sum of a dict of losses; the weights are the paper's lambda 1, 2, 3."""
+def total(
+    losses: Mapping[str, Any],
+    *,
+    classification: float,
+    saliency: float,
+    segmentation: float,
+) -> Any:
+    """Returns the weighted sum of losses; the weights are the paper's lambda 1, 2, 3."""
     weights = {"cls": classification, "sal": saliency, "seg": segmentation}
     return sum(weights[name.split("_")[1]] * value for name, value in losses.items())

@@ -1,5 +1,7 @@
-"""The recipes' parameter groups and poly schedule, for SGD."""
+"""Parameter groups, schedules and optimisers of the recipes."""
 
+import dataclasses
+import re
 from collections.abc import Sequence
 
 import jax
@@ -7,10 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from auxseg_jax import trees
+from auxseg_jax.errors import UserError
+
+NAMES = ("sgd", "adamw")
 
 
 def poly_schedule(lr: float, power: float, steps: int, warmup: int = 0) -> optax.Schedule:
-    """lr * (1 - step / steps) ** power, after a linear warm-up of `warmup` of the steps, from lr / warmup; past the end the last rate stays."""
+    """Returns the schedule lr * (1 - step / steps) ** power; past the end the last rate stays.
+
+    The first `warmup` steps rise linearly, from lr / warmup.
+    """
     decay = optax.polynomial_schedule(lr, 0.0, power, steps)
 
     def schedule(step: jax.Array) -> jax.Array:
@@ -20,42 +28,96 @@ def poly_schedule(lr: float, power: float, steps: int, warmup: int = 0) -> optax
     return schedule
 
 
-def make_optimizer(
-    params: dict,
-    steps: int,
-    *,
-    lr: float,
-    power: float,
-    warmup: int,
-    clip_norm: float,
-    momentum: float,
-    weight_decay: float,
-    heads: Sequence[str],
-    head_multiplier: float,
-    frozen: Sequence[str],
-) -> optax.GradientTransformation:
-    """SGD: buf = momentum * buf + (g + weight_decay * p), p -= lr(step) * multiplier * buf, g clipped by its global norm.
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The recipe: the config's `optimizer.*`, the rate of the phase, and the backbone's layers.
+
+    Attributes:
+      name: one of NAMES.
+      lr: base learning rate.
+      power: power of the poly decay.
+      warmup: steps of linear warm-up.
+      clip_norm: gradients of a larger global norm are scaled down to it; 0 turns that off.
+      momentum: of SGD, or the first moment's decay of AdamW.
+      second_momentum: the second moment's decay of AdamW.
+      weight_decay: added to the gradient by SGD, decoupled in AdamW.
+      heads: patterns of the parameters whose rate is `head_multiplier * lr`.
+      head_multiplier: see `heads`.
+      layer_decay: each layer of the backbone has this share of the rate of the layer above it.
+      frozen: patterns of the parameters that do not train.
+      layers: patterns of the backbone's parameters from input to output.
+    """
+
+    lr: float
+    power: float
+    warmup: int
+    clip_norm: float
+    momentum: float
+    weight_decay: float
+    heads: Sequence[str]
+    head_multiplier: float
+    frozen: Sequence[str]
+    name: str = "sgd"
+    second_momentum: float = 0.999
+    layer_decay: float = 1.0
+    layers: Sequence[str] = ()
+
+
+def make_optimizer(params: dict, steps: int, options: Options) -> optax.GradientTransformation:
+    """Makes the optimiser.
+
+    "sgd": buf = momentum * buf + (g + weight_decay * p), p -= rate * buf, as PyTorch has it.
+    "adamw": Adam with decoupled weight decay (arXiv 1711.05101), p -= rate * (adam(g) +
+    weight_decay * p). The rate is lr(step) times the multiplier of the parameter's group.
 
     Args:
       params: the parameters, or their shapes; names decide the groups.
       steps: length of the schedule.
-      lr: base learning rate, of everything that is not a head.
-      power: of the poly decay.
-      warmup: steps of linear warm-up.
-      clip_norm: gradients of a larger global norm are scaled down to it; 0 turns that off.
-      momentum, weight_decay: of SGD; weight decay is added to the gradient, as torch does.
-      heads: regular expressions of the parameters whose rate is `head_multiplier * lr`.
-      frozen: regular expressions of the parameters that do not train.
+      options: the recipe.
+
+    Raises:
+      UserError: there is no such optimiser, or a pattern matches no parameter.
     """
-    groups = jax.tree.map(
-        lambda is_frozen, is_head: "frozen" if is_frozen else "head" if is_head else "base",
-        trees.mask(params, frozen),
-        trees.mask(params, heads),
-    )
+    if options.name not in NAMES:
+        raise UserError(f"optimizer.name={options.name!r} is not one of {', '.join(NAMES)}")
+    layers = options.layers if options.layer_decay != 1 else ()
+    # The names of the groups stand in checkpoints.
+    groups = {
+        "base": _group(1.0, steps, options),
+        "head": _group(options.head_multiplier, steps, options),
+        "frozen": optax.set_to_zero(),
+    }
+    for k in range(len(layers)):
+        groups[f"layer_{k}"] = _group(options.layer_decay ** (len(layers) - k), steps, options)
+    labels = _group_names(params, options.heads, options.frozen, layers)
+    by_group = optax.partition(groups, labels)
+    if not options.clip_norm:
+        return by_group
+    return optax.chain(optax.clip_by_global_norm(options.clip_norm), by_group)
 
-    def group(multiplier: float) -> optax.GradientTransformation:
-        schedule = poly_schedule(lr * multiplier, power, steps, warmup)
-        return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum))
 
-    by_group = optax.partition({"base": group(1.0), "head": group(head_multiplier), "frozen": optax.set_to_zero()}, groups)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), by_group) if clip_norm else by_group
+def _group(multiplier: float, steps: int, options: Options) -> optax.GradientTransformation:
+    """Returns the optimiser of the parameters whose rate has this multiplier."""
+    schedule = poly_schedule(options.lr * multiplier, options.power, steps, options.warmup)
+    momentum, decay = options.momentum, options.weight_decay
+    if options.name == "adamw":
+        return optax.adamw(schedule, momentum, options.second_momentum, weight_decay=decay)
+    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(schedule, momentum))
+
+
+def _group_names(
+    params: dict, heads: Sequence[str], frozen: Sequence[str], layers: Sequence[str]
+) -> dict:
+    """Returns a tree of group names: frozen, head, layer_<k>, or base for the rest."""
+    is_frozen = trees.flatten(trees.mask(params, frozen))
+    is_head = trees.flatten(trees.mask(params, heads))
+
+    def group_of(name: str) -> str:
+        if is_frozen[name]:
+            return "frozen"
+        if is_head[name]:
+            return "head"
+        found = (k for k, pattern in enumerate(layers) if re.fullmatch(pattern, name))
+        return next((f"layer_{k}" for k in found), "base")
+
+    return trees.unflatten({name: group_of(name) for name in is_frozen})

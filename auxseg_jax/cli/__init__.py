@@ -1,0 +1,129 @@
+"""The command line, `auxseg COMMAND ...`. Each command is a module with its own flags.
+
+A command's module has DESCRIPTION, EXAMPLE, `add_arguments(parser)` and `run(arguments)`. It
+imports JAX only in `run`, so that help and mistakes answer at once.
+"""
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+COMMANDS = {
+    "train": ("train", "run the whole method, or go on with it (the default)"),
+    "predict": ("predict", "segment photos with a trained network"),
+    "evaluate": ("evaluate", "score a folder of label maps or CAMs by masks"),
+    "labels": ("labels", "read image-level labels, and lay out a folder of photos"),
+    "saliency": ("saliency", "make saliency maps of photos"),
+    "weights": ("weights", "convert weight files to and from PyTorch's names"),
+    "profile": ("timing", "time the loader, the train step and the CRF"),
+    "compile": ("compiled", "say what a config needs on devices that are not here"),
+    "voc-archive": ("voc_archive", "pack or check an archive for the evaluation server of VOC"),
+}
+"""{command: (module of this room, summary)}."""
+
+_DEFAULT = "train"
+_EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command that the arguments name."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings are not for users.
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from auxseg_jax import __version__
+
+        print(__version__)
+        return
+    name = _DEFAULT if arguments[0].startswith("-") else arguments.pop(0)
+    if name not in COMMANDS:
+        _end(f"error: there is no command {name!r}; there are {', '.join(COMMANDS)}", 2)
+    command = importlib.import_module(f"auxseg_jax.cli.{COMMANDS[name][0]}")
+    parser = _parser(name, command)
+    parsed, extra = parser.parse_known_args(arguments)
+    parsed.overrides = [text for text in extra if text.startswith(("--config.", "--noconfig."))]
+    unknown = [text for text in extra if text not in parsed.overrides]
+    if unknown or (parsed.overrides and not hasattr(parsed, "config")):
+        parser.error(f"unknown arguments: {' '.join(unknown or parsed.overrides)}")
+    if hasattr(command, "check_arguments"):
+        command.check_arguments(parser, parsed)
+    _run(name, command, parsed)
+
+
+def _run(name: str, command: Any, parsed: argparse.Namespace) -> None:
+    _handle_ctrl_c(parsed if name == _DEFAULT else None)
+    # Libraries that cannot finish what they write would fill the screen after an error of a run.
+    at_once = name == _DEFAULT
+    from auxseg_jax.errors import UserError
+
+    try:
+        command.run(parsed)
+    except UserError as error:
+        _end(f"error: {error}", 1, at_once)
+    except OSError as error:
+        folder = getattr(parsed, "workdir", None)
+        full = f": {folder}" if error.errno == errno.ENOSPC and folder else ""
+        _end(f"error: {error}{full}", 1, at_once)
+
+
+def _parser(name: str, command: Any) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"auxseg {name}",
+        description=command.DESCRIPTION,
+        epilog=f"example:\n  {command.EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    return parser
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: auxseg [COMMAND] ...",
+            "",
+            "AuxSegNet+ in JAX: weakly supervised semantic segmentation.",
+            "",
+            *lines,
+            "",
+            "auxseg COMMAND --help lists the flags of a command.",
+        ]
+    )
+
+
+def _handle_ctrl_c(run: argparse.Namespace | None) -> None:
+    """Ends the process at once at Ctrl-C; `run` is the arguments of a run that can go on.
+
+    A KeyboardInterrupt would be swallowed by callbacks of libraries. What is written survives a
+    kill, so there is nothing to wait for. A process that ignores Ctrl-C, as nohup wants, goes on
+    ignoring it.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    message = "stopped" + (f"; the same command goes on from {run.workdir}" if run else "")
+
+    def stop(*_: Any) -> None:
+        show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # A progress bar hides it.
+        os.write(2, f"{show_cursor}\n{message}\n".encode())
+        os._exit(_EXIT_INTERRUPTED)
+
+    signal.signal(signal.SIGINT, stop)
+
+
+def _end(message: str, code: int, at_once: bool = False) -> NoReturn:
+    """Prints why, and ends the process; `at_once` without the clean-up of libraries."""
+    print(message, file=sys.stderr, flush=True)
+    if at_once:
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""`auxseg compile`."""
+
+import argparse
+
+from auxseg_jax.cli import options
+
+_PROGRAMS = ["train", "cam", "update", "predict"]
+
+DESCRIPTION = """Compiles the programs of a config for devices that are not here, and says what a
+device needs and does: memory, arithmetic, messages, and an estimate of the time. Topologies are
+v5e:4x4 and the like (also v5p, v6e; v5e:16x16*2 are two slices), for which libtpu must be
+installed, or cpu:8."""
+EXAMPLE = "auxseg compile --config=voc --topology=v5e:4x4"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    options.add_config(parser)
+    parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="the devices")
+    parser.add_argument(
+        "--effort",
+        choices=["fast", "full"],
+        default="fast",
+        help="XLA's optimisation; fast is enough for memory and arithmetic",
+    )
+    parser.add_argument(
+        "--programs",
+        type=options.parse_list,
+        default=_PROGRAMS,
+        metavar="NAME,...",
+        help=f"which programs ({','.join(_PROGRAMS)})",
+    )
+    parser.add_argument("--output", metavar="FILE", help="write all figures there, as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints a table."""
+    from auxseg_jax.analysis import compiled, compiled_table
+    from auxseg_jax.files import storage
+    from auxseg_jax.files.terminal import stdout
+
+    config = options.load_config(arguments)
+    programs = tuple(arguments.programs)
+    analysis = compiled.analyse(config, arguments.topology, arguments.effort, programs)
+    compiled_table.show(analysis, stdout)
+    if arguments.output:
+        storage.write_json(arguments.output, analysis.to_json())

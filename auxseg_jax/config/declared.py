@@ -1,0 +1,52 @@
+"""The declared fields of a config, as `configs/fields.py` has them, and what follows from them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from auxseg_jax.config.field import Field
+from auxseg_jax.configs.fields import DATA_FIELDS, SECTIONS
+from auxseg_jax.errors import UserError
+
+
+def fields_of(config: Mapping[str, Any]) -> dict[str, dict[str, Field]]:
+    """Returns {section: {field: declaration}} of a config, with the fields of its data set.
+
+    Raises:
+      UserError: there is no builder of the config's name.
+    """
+    builder = config.get("data", {}).get("builder", "")
+    if builder not in DATA_FIELDS:
+        raise UserError(f"data.builder={builder!r} is not one of {', '.join(DATA_FIELDS)}")
+    return SECTIONS | {"data": SECTIONS["data"] | DATA_FIELDS[builder]}
+
+
+def is_free(name: str) -> bool:
+    """Returns whether a field, named "section/field", may change when a run goes on."""
+    section, _, field = name.replace("/", ".").rpartition(".")
+    declaration = SECTIONS.get(section, {}).get(field)
+    return declaration is not None and declaration.free
+
+
+def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[str]]:
+    """Makes a config of what an older version wrote.
+
+    Fields that it did not know get their defaults, which do what was done without them.
+
+    Args:
+      content: a config as JSON gives it.
+
+    Returns:
+      The config, and the names of the fields that were added.
+    """
+    added = []
+    for section, known in fields_of(content).items():
+        target = content
+        for part in filter(None, section.split(".")):
+            target = target.setdefault(part, {})
+        for name, field in known.items():
+            if name not in target:
+                target[name] = field.default
+                added.append(f"{section}.{name}" if section else name)
+    return ml_collections.ConfigDict(content), added

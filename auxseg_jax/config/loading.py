@@ -1,0 +1,88 @@
+"""Finds configs by name and loads them: `load_config("voc:official", seed=1)`."""
+
+import importlib.util
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from auxseg_jax import configs
+from auxseg_jax.errors import UserError
+
+_NO_CONFIGS = ("common", "fields", "__init__")
+
+
+def names() -> list[str]:
+    """Returns the names of the configs that come with the package."""
+    return sorted(
+        path.stem
+        for folder in configs.__path__
+        for path in pathlib.Path(folder).glob("*.py")
+        if path.stem not in _NO_CONFIGS
+    )
+
+
+def find(name: str) -> tuple[pathlib.Path, str]:
+    """Returns (file, words) of "FILE:words" or "NAME:words", without words "".
+
+    Raises:
+      UserError: it is neither a file nor the name of a config.
+    """
+    file, _, words = name.partition(":")
+    path = pathlib.Path(file).expanduser()
+    if path.is_file():
+        return path, words
+    for folder in configs.__path__:
+        packaged = pathlib.Path(folder) / f"{file}.py"
+        if file in names() and packaged.is_file():
+            return packaged, words
+    raise UserError(
+        f"--config={name}: there is no such file, and no such config; "
+        f"there are {', '.join(names())}"
+    )
+
+
+def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
+    """Loads a config.
+
+    Args:
+      name: the name of a config that comes with the package, or a file, and words for it:
+        "voc", "voc:official", "mine.py:quick".
+      **overrides: fields to set: `seed=1`, `stages={"count": 2}`, or `**{"stages.count": 2}`.
+
+    Raises:
+      UserError: there is no such config or field, or a value is of another type.
+    """
+    path, words = find(name)
+    spec = importlib.util.spec_from_file_location(f"auxseg_jax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        config = module.get_config(words) if words else module.get_config()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    except TypeError as error:
+        if not words:
+            raise
+        raise UserError(f"--config={name}: {path.name} takes no words after its name") from error
+    override(config, overrides)
+    return config
+
+
+def override(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
+    """Sets fields of a config; keys are names or dotted paths, values may be nested."""
+    for key, value in changes.items():
+        *sections, field = key.split(".")
+        target = config
+        for part in sections:
+            target = target.get(part) if isinstance(target, ml_collections.ConfigDict) else None
+        if not isinstance(target, ml_collections.ConfigDict) or field not in target:
+            raise UserError(f"the config has no such field: {key}")
+        if isinstance(value, Mapping) and isinstance(target[field], ml_collections.ConfigDict):
+            override(target[field], value)
+            continue
+        try:
+            target[field] = value
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{key}={value!r}: {error}") from error

@@ -1,0 +1,95 @@
+"""Whether a config can be used: asked before anything is read or compiled."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from auxseg_jax.config import declared
+from auxseg_jax.config.field import Field
+from auxseg_jax.errors import UserError, collect, fault
+from auxseg_jax.models.backbones import BACKBONES
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Checks every field of a config, and fields that must agree.
+
+    Raises:
+      UserError: lists every unknown and every missing field, and every value out of its range.
+    """
+    with collect() as faults:
+        fields = declared.fields_of(config)
+        for section, known in fields.items():
+            found = _section(config, section)
+            nested = {name.rpartition(".")[2] for name in fields if _parent(name) == section}
+            nested |= {"backbone"} if section == "model" else set()
+            _check_names(section, set(found) - nested, known)
+        _check_backbone(config)
+        if not faults:
+            for section, known in fields.items():
+                found = _section(config, section)
+                _check_values(section, {name: found[name] for name in known}, known)
+        if not faults:
+            _check_agreement(config)
+    if faults:
+        raise UserError("\n  ".join(["the config cannot be used:", *faults]), faults)
+
+
+def _parent(section: str) -> str | None:
+    """Returns the section in which a section stands; None for the outermost."""
+    return section.rpartition(".")[0] if section else None
+
+
+def _section(config: ml_collections.ConfigDict, section: str) -> Mapping[str, Any]:
+    """Returns a section's content; an absent one is empty."""
+    content = config
+    for part in filter(None, section.split(".")):
+        content = content.get(part, {})
+    return content
+
+
+def _check_names(section: str, found: set[str], known: Mapping[str, Field]) -> None:
+    if not section:
+        for name in sorted(found - set(known)):
+            fault(f"{name}: there is no such section")
+    else:
+        names = ", ".join(sorted(known))
+        for name in sorted(found - set(known)):
+            fault(f"{section}.{name}: there is no such field; there are {names}")
+    for name in sorted(set(known) - found):
+        fault(f"{_dotted(section, name)}: missing")
+
+
+def _check_values(section: str, values: Mapping[str, Any], known: Mapping[str, Field]) -> None:
+    for name, field in known.items():
+        if message := field.fault(_dotted(section, name), values[name]):
+            fault(message)
+
+
+def _dotted(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+def _check_backbone(config: ml_collections.ConfigDict) -> None:
+    found = dict(config.get("model", {}).get("backbone", {}))
+    name = found.pop("name", None)
+    if name not in BACKBONES:
+        fault(f"model.backbone.name={name!r} is not one of {', '.join(BACKBONES)}")
+        return
+    own = {field.name for field in dataclasses.fields(BACKBONES[name].module)}
+    own -= {"parent", "name"}
+    for field in sorted(set(found) - own):
+        known = ", ".join(sorted(own))
+        fault(f"model.backbone.{field}: there is no such field; there are {known}")
+
+
+def _check_agreement(config: ml_collections.ConfigDict) -> None:
+    spill, cam = config.fuse.spill_threshold, config.fuse.cam_threshold
+    if spill < cam:
+        fault(f"fuse.spill_threshold={spill}: must not be below fuse.cam_threshold={cam}")
+    if config.supervision == "image_labels" and not config.tasks.cls:
+        fault(
+            "tasks.cls=False: without the classification branch there are no CAMs to make labels "
+            "from (supervision=image_labels)"
+        )

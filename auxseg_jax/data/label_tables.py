@@ -1,0 +1,299 @@
+"""Image-level labels, read from every form they come in, and written.
+
+image_labels.txt     "<id> <class> <class> ..." a line; an id alone has no class
+NAME.csv             a header, then "id,classes" with classes parted by ";" or "|", in one row or
+                     several; or a column of 0/1 for each class
+NAME.json            {"<id>": ["<class>", ...]}, or an annotation file of COCO (instances_*.json)
+NAME.npy             cls_labels.npy of the field's repositories: a pickled dict of multi-hot
+                     vectors, of which nothing is run; ids as text or as numbers
+                     (2007000032, or COCO's 9)
+FOLDER               of VOC's Annotations/<id>.xml
+"""
+
+import collections
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from auxseg_jax.data import listing
+from auxseg_jax.errors import UserError, fault
+from auxseg_jax.files import pickles, storage
+
+Labels = dict[str, tuple[str, Sequence[str] | np.ndarray]]
+"""{id: (where that stands, names of its classes or a multi-hot vector)}."""
+
+_PHOTO_ENDING = r"\.(jpe?g|png)$"
+
+
+def read(path: epath.PathLike) -> Labels:
+    """Reads the labels of a file or folder, whose ending tells its form; reports faults.
+
+    Raises:
+      UserError: the ending is of no known form.
+    """
+    path = epath.Path(path)
+    if not path.is_dir() and path.suffix not in _READERS:
+        forms = ", ".join(_READERS)
+        raise UserError(f"{path}: labels come as a folder of .xml, or as {forms}")
+    try:
+        labels = _read_xml(path) if path.is_dir() else _READERS[path.suffix](path)
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        fault(f"{path.name}: {error}")
+        return {}
+    for name in [name for name in labels if not listing.is_id(name)]:
+        where, _ = labels.pop(name)
+        fault(
+            f"{where}: {name!r} is not an id (a plain file name without folder, blanks and ending)"
+        )
+    return labels
+
+
+def vectors(labels: Labels, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns {id: uint8 [C] multi-hot} over `classes` (background first); reports faults."""
+    index = {name: k for k, name in enumerate(classes[1:])}
+    result = {}
+    for name, (where, value) in labels.items():
+        if isinstance(value, np.ndarray):
+            if classes and value.shape != (len(index),):
+                fault(
+                    f"{where}: {name} has a vector of {value.size} classes, "
+                    f"classes.txt names {len(index)} beside background"
+                )
+            result[name] = (value > 0).astype(np.uint8)
+            continue
+        result[name] = np.zeros(len(index), np.uint8)
+        for label in value:
+            if label in index:
+                result[name][index[label]] = 1
+            elif classes:
+                fault(f"{where}: {name} has the class {label!r}, which classes.txt does not name")
+    return result
+
+
+def class_names(labels: Labels, classes: Sequence[str] | None) -> dict[str, list[str]]:
+    """Returns {id: names of classes}; vectors need `classes` (background first). Reports faults."""
+    if classes is not None:
+        result = {}
+        for name, vector in vectors(labels, classes).items():
+            if len(vector) == len(classes) - 1:
+                result[name] = [classes[k + 1] for k in np.flatnonzero(vector)]
+        return result
+    unnamed = [name for name, (_, value) in labels.items() if isinstance(value, np.ndarray)]
+    if unnamed:
+        fault(f"{unnamed[0]}: has a vector; its classes need names (--classes)")
+        return {}
+    return {name: list(value) for name, (_, value) in labels.items()}
+
+
+def with_ids(labels: Labels, ids: Iterable[str]) -> Labels:
+    """Replaces the ids that are numbers by those of `ids` that they mean.
+
+    Numbers are written 2007000032 for 2007_000032, or 9 for COCO_train2014_000000000009.
+
+    Raises:
+      UserError: a number may mean two ids, or two entries mean one.
+    """
+    ids = list(ids)
+    by_number: dict[str, set[str]] = collections.defaultdict(set)
+    for name in ids:
+        for digits in {re.sub(r"[^0-9]", "", name), name.rsplit("_", 1)[-1]}:
+            if digits.isascii() and digits.isdecimal():
+                by_number[str(int(digits))].add(name)
+    known, renamed = set(ids), {}
+    for name, value in labels.items():
+        meanings = sorted(by_number.get(name, ())) if name not in known else []
+        if len(meanings) > 1:
+            raise UserError(f"the number {name} may mean {' or '.join(meanings)}")
+        meant = meanings[0] if meanings else name
+        if meant in renamed:
+            raise UserError(f"{meant} is there twice, once as the number {name}")
+        renamed[meant] = value
+    return renamed
+
+
+def write(path: epath.PathLike, labels: Mapping[str, Sequence[str]]) -> None:
+    """Writes {id: names of classes} as .txt, .csv or .json.
+
+    Raises:
+      UserError: another ending; or, in .txt, a class with a blank in its name.
+    """
+    path = epath.Path(path)
+    if path.suffix == ".json":
+        content = {name: list(value) for name, value in labels.items()}
+        text = json.dumps(content, indent=1) + "\n"
+    elif path.suffix == ".csv":
+        buffer = io.StringIO()
+        rows = ((name, ";".join(value)) for name, value in labels.items())
+        csv.writer(buffer, lineterminator="\n").writerows([("id", "classes"), *rows])
+        text = buffer.getvalue()
+    elif path.suffix == ".txt":
+        every = {label for value in labels.values() for label in value}
+        blank = sorted(label for label in every if len(label.split()) != 1)
+        if blank:
+            names = ", ".join(map(repr, blank))
+            raise UserError(f"a class in image_labels.txt is one word; these are not: {names}")
+        text = "".join(" ".join([name, *value]) + "\n" for name, value in labels.items())
+    else:
+        raise UserError(f"{path}: labels are written as .txt, .csv or .json")
+    storage.write_bytes(path, text.encode())
+
+
+def _read_txt(path: epath.Path) -> Labels:
+    labels: Labels = {}
+    for number, line in listing.read_lines(path):
+        name, *present = line.split()
+        where = f"{path.name} line {number}"
+        if name in labels:
+            fault(f"{where}: {name} has a line already")
+        labels[name] = where, present
+    return labels
+
+
+def _read_csv(path: epath.Path) -> Labels:
+    text = path.read_bytes().decode("utf-8-sig")
+    rows = list(csv.reader(io.StringIO(text), strict=True))
+    if not rows or len(rows[0]) < 2:
+        raise UserError(
+            "expected a header and at least two columns, parted by commas: "
+            "the photo's id, its classes"
+        )
+    if re.search(_PHOTO_ENDING, rows[0][0], re.IGNORECASE):
+        raise UserError(
+            f"the first line is a photo, {rows[0][0]}; it must be a header, such as id,classes"
+        )
+    stripped = [[cell.strip() for cell in row] for row in rows]
+    header, body = stripped[0], [row for row in enumerate(stripped[1:], 2) if any(row[1])]
+    # One column a class, rather than a column with the names of classes.
+    is_wide = all(cell in ("0", "1") for _, row in body for cell in row[1:])
+    if len(header) > 2 and not is_wide:
+        raise UserError(
+            "more than two columns, and not all of 0 and 1: "
+            "expected id,classes, or a column of 0/1 a class"
+        )
+    labels: Labels = {}
+    for number, row in body:
+        where = f"{path.name} line {number}"
+        if len(row) != len(header):
+            fault(f"{where}: {len(row)} columns, the header has {len(header)}")
+            continue
+        name = re.sub(_PHOTO_ENDING, "", row[0], flags=re.IGNORECASE)
+        if is_wide:
+            cells = zip(header[1:], row[1:], strict=True)
+            present = [label for label, cell in cells if cell == "1"]
+            if name in labels:
+                fault(f"{where}: {name} has a line already")
+        else:
+            present = _split_names(row[1])
+        before = labels.get(name, (where, []))[1]
+        labels[name] = where, [*dict.fromkeys([*before, *present])]
+    return labels
+
+
+def _split_names(cell: str) -> list[str]:
+    """Splits names of classes at ";", "|" or ","; they may hold blanks."""
+    return [part.strip() for part in re.split(r"[;|,]", cell) if part.strip()]
+
+
+def _read_json(path: epath.Path) -> Labels:
+    text = path.read_bytes().decode("utf-8-sig")
+    try:
+        content = json.loads(text, object_pairs_hook=_without_repeated_keys)
+    except json.JSONDecodeError as error:
+        raise UserError(f"not valid JSON ({error})") from error
+    if isinstance(content, dict) and "annotations" in content:
+        return _read_coco(path.name, content)
+    if not isinstance(content, dict) or not all(map(_is_list_of_text, content.values())):
+        raise UserError('expected {"<id>": ["<class>", ...]}, or an annotation file of COCO')
+    return {name: (path.name, value) for name, value in content.items()}
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        (key, _), *_ = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise UserError(f"{key!r} is there twice")
+    return result
+
+
+def _read_coco(where: str, content: dict) -> Labels:
+    try:
+        categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+        names = {
+            entry["id"]: str(entry["file_name"]).rsplit("/", 1)[-1].rsplit(".", 1)[0]
+            for entry in content["images"]
+        }
+        present: dict[Any, dict[str, None]] = {key: {} for key in names}
+        for entry in content["annotations"]:
+            present[entry["image_id"]][categories[entry["category_id"]]] = None
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"not an annotation file of COCO: {error!r} is missing, or named nowhere"
+        ) from error
+    if len(set(names.values())) < len(content["images"]):
+        raise UserError("two images have one id or one name")
+    return {names[key]: (where, list(value)) for key, value in present.items()}
+
+
+def _read_xml(folder: epath.Path) -> Labels:
+    labels: Labels = {}
+    files = sorted(folder.glob("*.xml"))
+    for path in files:
+        try:
+            labels[path.stem] = path.name, xml_classes(path)
+        except (OSError, ValueError) as error:
+            fault(f"{path.name}: {error}")
+    if not files:
+        fault(f"{folder.name}: there is no .xml in {folder}")
+    return labels
+
+
+def xml_classes(path: epath.Path) -> list[str]:
+    """Returns the classes of the objects in an annotation of VOC, each once.
+
+    Raises:
+      UserError: it is no annotation, or declares entities.
+    """
+    text = path.read_bytes()  # The file declares its own encoding.
+    # Entities within entities can be made to fill any memory.
+    declarations = ("<!DOCTYPE", "<!ENTITY")
+    encodings = ("ascii", "utf-16-le", "utf-16-be")
+    if any(word.encode(encoding) in text for word in declarations for encoding in encodings):
+        raise UserError("refused: it declares entities")
+    try:
+        root = xml.etree.ElementTree.fromstring(text)
+    except (xml.etree.ElementTree.ParseError, LookupError) as error:
+        raise UserError(f"not valid XML ({error})") from error
+    names = [(entry.findtext("name") or "").strip() for entry in root.findall("object")]
+    if root.tag != "annotation" or "" in names:
+        raise UserError("not an annotation of VOC")
+    return list(dict.fromkeys(names))
+
+
+def _read_npy(path: epath.Path) -> Labels:
+    content = pickles.read_npy(path.read_bytes())
+    if not isinstance(content, dict) or not all(map(_is_vector, content.values())):
+        raise UserError("not a dict of label vectors")
+    labels: Labels = {}
+    for key, vector in content.items():
+        if str(key) in labels:
+            raise UserError(f"{key} is there twice, as text and as a number")
+        labels[str(key)] = path.name, vector
+    return labels
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1
+
+
+_READERS = {".txt": _read_txt, ".csv": _read_csv, ".json": _read_json, ".npy": _read_npy}

@@ -1,0 +1,166 @@
+"""The builders of data sets by name: what each takes from `config.data`, and how it is prepared.
+
+To add a builder, write its reader (as `data.voc_folder`) and add an entry to `SOURCES`.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from auxseg_jax.data import builders, coco2014, listing, pictures, shapes, voc2012, voc_folder
+from auxseg_jax.data.planes import GIVEN
+from auxseg_jax.errors import UserError, collect, fault
+from auxseg_jax.files.terminal import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A data set before it is prepared.
+
+    Attributes:
+      classes: names, background first.
+      digest: hash of all that it is made from; it names the prepared copy.
+      work: name of a folder for the work of the preparation, which outlives a mended fault.
+      check: check(folder) looks at every file and raises UserError with all that is wrong.
+      make_builder: make_builder(folder, config=, data_dir=) returns the TFDS builder.
+    """
+
+    classes: tuple[str, ...]
+    digest: str
+    work: str
+    check: Callable[[epath.Path], None]
+    make_builder: Callable[..., tfds.core.DatasetBuilder]
+
+
+def find_source(builder: str) -> Callable[..., Source]:
+    """Returns the function of a builder: (cache folder, fields of config.data) -> Source.
+
+    Raises:
+      UserError: there is no builder of that name.
+    """
+    if builder not in SOURCES:
+        raise UserError(f"data.builder={builder!r} is not one of {', '.join(SOURCES)}")
+    return SOURCES[builder]
+
+
+def num_classes(*, builder: str, root: str = "", **_: Any) -> int:
+    """Returns C of a data set, which need not be there, unless it is a `voc_folder`."""
+    if builder == "voc_folder":
+        with collect(root):
+            classes = voc_folder.read_classes(listing.find_root(root) / "classes.txt")
+        return len(classes) - 1
+    return {
+        "shapes": len(shapes.CLASSES) - 1,
+        "voc2012_wsss": len(voc2012.CLASSES) - 1,
+        "coco2014_wsss": coco2014.NUM_CLASSES,
+    }[builder]
+
+
+def _shapes(
+    cache: epath.Path,
+    *,
+    train_split: str,
+    val_split: str,
+    seed: int,
+    sizes: Sequence[tuple[int, int]],
+    train_photos: int,
+    val_photos: int,
+) -> Source:
+    del cache
+    arguments = {
+        "seed": seed,
+        "sizes": [tuple(size) for size in sizes],
+        "counts": {train_split: train_photos, val_split: val_photos},
+    }
+    key = repr((arguments, str(shapes.Shapes.VERSION)))
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+
+    def make_builder(work: epath.Path, **kwargs) -> shapes.Shapes:
+        del work
+        return shapes.Shapes(**arguments, file_format="array_record", **kwargs)
+
+    return Source(shapes.CLASSES, digest, f"{digest}.work", lambda work: None, make_builder)
+
+
+def _voc_folder(
+    cache: epath.Path, *, train_split: str, val_split: str, root: str, labels: str, **planes: str
+) -> Source:
+    del cache
+    read = functools.partial(voc_folder.read, labels=labels, planes=_folders(planes))
+    return _from_files(builders.VocFolder, root, train_split, val_split, read)
+
+
+def _voc2012(
+    cache: epath.Path, *, train_split: str, val_split: str, root: str, **planes: str
+) -> Source:
+    if train_split == "test":
+        raise UserError("data.train_split=test: VOC's test photos have no labels")
+    folders, unpack_dir = _folders(planes), cache / "unpacked"
+    read = functools.partial(voc2012.read, planes=folders, unpack_dir=unpack_dir)
+    return _from_files(builders.Voc2012Wsss, root, train_split, val_split, read)
+
+
+def _coco2014(
+    cache: epath.Path, *, train_split: str, val_split: str, root: str, **planes: str
+) -> Source:
+    del cache
+    read = functools.partial(coco2014.read, planes=_folders(planes))
+    return _from_files(builders.Coco2014Wsss, root, train_split, val_split, read)
+
+
+def _folders(planes: Mapping[str, str]) -> dict[str, str]:
+    """Returns the folders of each given plane, in the order of the table."""
+    return {plane.name: planes[plane.name] for plane in GIVEN if plane.name in planes}
+
+
+def _from_files(
+    builder: type, root: str, train_split: str, val_split: str, read: Callable
+) -> Source:
+    """Returns the source of a data set that comes as files, whose lists `read` reads."""
+    if not root:
+        raise UserError("data.root is empty: name the folder, --config.data.root=DIR")
+    with collect() as faults:
+        listed = read(root, list(dict.fromkeys([train_split, val_split])))
+        listing.check_disjoint(listed.photos, train_split, val_split)
+
+    def check(work: epath.Path) -> None:
+        for remark in listed.remarks:
+            say(f"{root}: {remark}")
+        with collect(root):
+            for message in faults:
+                fault(message)
+            pictures.check(_existing_part(listed) if faults else listed, work)
+
+    digest = "faulty"
+    if not faults:
+        key = f"{listed.digest()} {builder.VERSION}"
+        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    # Named by the folder, so that what was read is found again when a fault is mended.
+    work = f"{hashlib.sha256(str(listed.root).encode()).hexdigest()[:16]}.work"
+
+    def make_builder(work: epath.Path, **kwargs) -> tfds.core.DatasetBuilder:
+        return builder(listing=listed, work=work, file_format="array_record", **kwargs)
+
+    return Source(listed.classes, digest, work, check, make_builder)
+
+
+def _existing_part(listed: listing.Listing) -> listing.Listing:
+    """Returns what is there of a faulty listing, so that its pictures are looked at, too."""
+    photos = {
+        split: [photo.existing_part() for photo in photos if photo.image.exists()]
+        for split, photos in listed.photos.items()
+    }
+    return dataclasses.replace(listed, photos=photos)
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "shapes": _shapes,
+    "voc_folder": _voc_folder,
+    "voc2012_wsss": _voc2012,
+    "coco2014_wsss": _coco2014,
+}

@@ -1,0 +1,70 @@
+"""The exception for mistakes that a user can mend, and the collector of faults."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Sequence
+
+_SHOWN = 200
+"""Faults that a message lists; the others are counted."""
+
+_collector: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
+    "faults", default=None
+)
+
+
+class UserError(ValueError):
+    """A config, an input file or a command that cannot be used. The message says what to do.
+
+    The command line prints the message alone. Every other exception is a bug and keeps its
+    traceback.
+
+    Attributes:
+      faults: the single faults, if several are reported together.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()):
+        super().__init__(message)
+        self.faults = list(faults)
+
+
+def fault(message: str) -> None:
+    """Adds a fault to the innermost `collect` block; outside of any, raises it as a UserError."""
+    faults = _collector.get()
+    if faults is None:
+        raise UserError(message)
+    faults.append(message)
+
+
+@contextlib.contextmanager
+def collect(subject: object = None) -> Iterator[list[str]]:
+    """Collects what `fault` is told within the block, so that a user sees every fault at once.
+
+    Args:
+      subject: what cannot be used if there is a fault, as the message names it. Without it the
+        block raises nothing, and the caller reads the list.
+
+    Yields:
+      The faults so far.
+
+    Raises:
+      UserError: at the end of the block, if `subject` is given and there is a fault.
+    """
+    faults: list[str] = []
+    token = _collector.set(faults)
+    try:
+        yield faults
+    finally:
+        _collector.reset(token)
+    if subject is not None:
+        raise_faults(subject, faults)
+
+
+def raise_faults(subject: object, faults: Sequence[str]) -> None:
+    """Raises a UserError that lists `faults`, if there are any."""
+    if not faults:
+        return
+    count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+    lines = [f"{subject} cannot be used, {count}:", *faults[:_SHOWN]]
+    if len(faults) > _SHOWN:
+        lines.append(f"and {len(faults) - _SHOWN} more")
+    raise UserError("\n  ".join(lines), faults)

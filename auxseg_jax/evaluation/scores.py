@@ -1,0 +1,114 @@
+"""The figures that evaluation gives, as typed records. All are in percent, but for thresholds."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierScore:
+    """Of the classifier on the validation split.
+
+    Attributes:
+      map: mean average precision.
+    """
+
+    map: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelScore:
+    """Of label maps.
+
+    Attributes:
+      miou: pixels with 255 in the prediction are left out (convention a).
+      miou_255_as_miss: they count as missed (convention b).
+      precision: mean over the classes of correct pixels / predicted pixels.
+      recall: mean over the classes of correct pixels / true pixels; 255 counts as missed.
+      per_class: {class: IoU of convention b, None if it is absent}.
+    """
+
+    miou: float
+    miou_255_as_miss: float
+    precision: float
+    recall: float
+    per_class: dict[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderScore(LabelScore):
+    """Of a folder of anybody's label maps.
+
+    Attributes:
+      photos: number of them.
+    """
+
+    photos: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SaliencyScore:
+    """Of saliency maps.
+
+    Attributes:
+      saliency_mae: mean absolute error.
+      saliency_max_f: maximal F measure, beta^2 = 0.3.
+    """
+
+    saliency_mae: float
+    saliency_max_f: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoScore:
+    """Of a set of pseudo labels; the attributes are those of `LabelScore` and `SaliencyScore`."""
+
+    miou: float
+    miou_255_as_miss: float
+    precision: float
+    recall: float
+    saliency_mae: float
+    saliency_max_f: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionScore:
+    """Of the predictions for the validation split.
+
+    Attributes:
+      val_miou: mIoU.
+      per_class: {class: IoU, None if it is absent}.
+      saliency_mae: of the network's saliency, if it was written.
+      saliency_max_f: likewise.
+    """
+
+    val_miou: float
+    per_class: dict[str, float | None]
+    saliency_mae: float | None = None
+    saliency_max_f: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CamSweep:
+    """mIoU of CAMs alone at each threshold, where a score up to the threshold is background.
+
+    Whoever picks the best threshold has looked at pixel labels. It is an oracle, to compare CAMs
+    with, not to train with.
+
+    Attributes:
+      oracle: True.
+      best_threshold: the threshold of the best mIoU.
+      best_miou: the best mIoU.
+      miou: {threshold as text: mIoU}.
+      photos: number of photos of a folder; None in a run.
+    """
+
+    oracle: bool
+    best_threshold: float
+    best_miou: float
+    miou: dict[str, float]
+    photos: int | None = None
+
+
+def to_json(score: Any) -> dict[str, Any]:
+    """Turns a record into a dict, without the fields that are None."""
+    return {key: value for key, value in dataclasses.asdict(score).items() if value is not None}

@@ -1,0 +1,66 @@
+"""Writes predictions as files: <folder>/<id>.png, and a folder for each map that is shown.
+
+<id>.png           labels, indexed with VOC's palette, of the photo's size
+overlay/<id>.jpg   the photo under the colours of its labels
+saliency/<id>.png  grey
+cam/<id>.<class>.png   grey, of the classes to which the classification branch gives more than 0.5
+affinity/<id>.png  grey, what one pixel looks at, the largest entry white
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from auxseg_jax.files import images, storage
+from auxseg_jax.pixel_labels import palette
+
+FOLDERS = {"overlay": ".jpg", "saliency": ".png", "cam": ".png", "affinity": ".png"}
+"""{folder: ending} of the maps that can be written."""
+
+
+def write(
+    folder: epath.PathLike, name: str, maps: dict[str, np.ndarray], classes: Sequence[str] = ()
+) -> None:
+    """Writes one photo's prediction.
+
+    Args:
+      folder: where.
+      name: id of the photo.
+      maps: one photo's arrays of what `segmentation.segment` returns.
+      classes: names, background first, for the files of CAMs.
+    """
+    folder = epath.Path(folder)
+    images.write_label_png(folder / f"{name}.png", maps["labels"])
+    if "photo" in maps:
+        picture = overlay(maps["photo"], maps["labels"])
+        images.write_jpeg(folder / "overlay" / f"{name}.jpg", picture)
+    for kind in ("saliency", "affinity"):
+        if kind in maps:
+            images.write_grey_png(folder / kind / f"{name}.png", _grey(maps[kind]))
+    for index in np.flatnonzero(maps.get("present", ())):
+        path = folder / "cam" / f"{name}.{classes[index + 1]}.png"
+        images.write_grey_png(path, _grey(maps["cam"][..., index]))
+
+
+def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Covers objects half with the colours of their labels, uint8 [H, W, 3]."""
+    mixed = (photo.astype(np.uint16) + palette()[labels]) // 2
+    return np.where(labels[..., None] > 0, mixed, photo).astype(np.uint8)
+
+
+def write_classes(folder: epath.PathLike, classes: Sequence[str]) -> None:
+    """Writes <folder>/classes.csv: index, name and colour of every label."""
+    table = io.StringIO()
+    rows = (
+        (index, name, f"#{bytes(palette()[index]).hex()}") for index, name in enumerate(classes)
+    )
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerows([("index", "class", "colour"), *rows])
+    storage.write_bytes(epath.Path(folder) / "classes.csv", table.getvalue().encode())
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    return np.round(255 * values).astype(np.uint8)

@@ -1,0 +1,127 @@
+"""Segmentation of batches of whole photos: views, the dense CRF, and the maps to show."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Bool, Float
+
+from auxseg_jax.arrays import Array
+from auxseg_jax.grid import Grid
+from auxseg_jax.inference import cam as cam_lib
+from auxseg_jax.inference import crf as crf_lib
+from auxseg_jax.inference.views import views
+from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.models.auxsegnet import colours, final
+from auxseg_jax.models.layers import resize_bilinear
+
+SHOWN = ("overlay", "probabilities", "saliency", "cam", "affinity")
+"""What can be shown beside the labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Which views a prediction is the mean of: the config's `predict.*` or `post.*`.
+
+    Attributes:
+      scales: factors of the photo's size.
+      flip: whether mirror images are seen, too.
+    """
+
+    scales: Sequence[float]
+    flip: bool
+
+
+def probabilities(
+    network: nn.Module,
+    params: dict,
+    image: Float[Array, "B H W 3"],
+    inside: Bool[Array, "B H W"],
+    grid: Grid,
+    seen: Views,
+) -> dict[str, Array]:
+    """Returns predictions for a batch of whole photos at their size, means over views.
+
+    Returns:
+      {"seg": class probabilities [B, H, W, C+1], "sal": probability of being salient [B, H, W, 1]},
+      the latter if the network has that task.
+    """
+    size, activation = image.shape[1:3], {"seg": jax.nn.softmax, "sal": jax.nn.sigmoid}
+    scores: dict[str, list[Array]] = {"seg": [], "sal": []}
+    for view, view_inside, unmirror in views(image, inside, seen.scales, seen.flip, grid):
+        outputs = network.apply({"params": network.cast(params)}, view, inside=view_inside)
+        for task in scores.keys() & outputs.keys():
+            logits = resize_bilinear(unmirror(final(outputs[task])), size)
+            scores[task].append(activation[task](logits))
+    return {task: sum(values) / len(values) for task, values in scores.items() if values}
+
+
+def segment(
+    params: dict,
+    batch: Mapping[str, Array],
+    *,
+    network: nn.Module,
+    grid: Grid,
+    seen: Views,
+    crf: crf_lib.CrfOptions | None = None,
+    show: Collection[str] = (),
+    point: tuple[int, int] | None = None,
+) -> dict[str, Array]:
+    """Segments a batch of whole photos.
+
+    Args:
+      params: parameters of the network.
+      batch: arrays of a batch of whole photos, see `data.loader`.
+      network: the network.
+      grid: sizes of the views.
+      seen: the views.
+      crf: options of `crf.segmentation`. None, or 0 iterations: the probabilities stay as they are.
+      show: any of SHOWN; saliency, cam and affinity need a network that has them.
+      point: (x, y) in pixels, for affinity.
+
+    Returns:
+      labels uint8 [B, H, W]; and what `show` names:
+      overlay: photo uint8 [B, H, W, 3], RGB;
+      probabilities: float32 [B, H, W, C+1];
+      saliency: float32 [B, H, W] in 0..1;
+      cam: cam float32 [B, H, W, C] in 0..1, and present bool [B, C], the classes to which the
+        classification branch gives more than 0.5;
+      affinity: float32 [B, H, W], the row of the pairwise affinity for `point`, its largest entry
+        1.
+    """
+    image, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
+    scores = probabilities(network, params, image, inside, grid, seen)
+    if crf and crf.iterations:
+        sharpen = functools.partial(crf_lib.segmentation, options=crf)
+        scores["seg"] = jax.vmap(sharpen)(colours(network, image), scores["seg"], inside)
+    maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
+    if "overlay" in show:
+        maps["photo"] = colours(network, image).astype(jnp.uint8)
+    if "probabilities" in show:
+        maps["probabilities"] = scores["seg"]
+    if "saliency" in show and "sal" in scores:
+        maps["saliency"] = scores["sal"][..., 0]
+    if {"cam", "affinity"} & set(show):
+        outputs = network.apply({"params": network.cast(params)}, image, inside=inside)
+        if "cam" in show:
+            maps["cam"] = cam_lib.normalize(resize_bilinear(outputs["cam"], size))
+            maps["present"] = jax.nn.sigmoid(outputs["cls_logits"]) > 0.5
+        if "affinity" in show:
+            cells = outputs["cam"].shape[1:3]
+            maps["affinity"] = _row_at(outputs["affinity"], point, cells, size)
+    return maps
+
+
+def _row_at(
+    affinity: Pairwise, point: tuple[int, int], cells: tuple[int, int], size: tuple[int, int]
+) -> Float[Array, "B H W"]:
+    """Returns the row of the affinity for the cell that holds a pixel, its largest entry 1."""
+    column, line = (
+        min(int(p * n / s), n - 1) for p, n, s in zip(point, cells[::-1], size[::-1], strict=True)
+    )
+    row = affinity.row(line * cells[1] + column).reshape(-1, *cells, 1)
+    row = row / row.max((1, 2, 3), keepdims=True)
+    return resize_bilinear(row, size)[..., 0]

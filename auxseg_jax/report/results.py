@@ -1,0 +1,136 @@
+"""results.json as a typed record. It is the public face of a run for scripts."""
+
+import dataclasses
+from typing import Any
+
+from auxseg_jax.evaluation import scores
+from auxseg_jax.evaluation.scores import to_json
+
+INITIAL = "initial"
+
+
+@dataclasses.dataclass(frozen=True)
+class PseudoEntry:
+    """The score of a set of pseudo labels.
+
+    Attributes:
+      stage: number of the stage that left them, or "initial".
+      score: see `scores.PseudoScore`.
+    """
+
+    stage: int | str
+    score: scores.PseudoScore
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the entry as results.json has it."""
+        return {"stage": self.stage, **to_json(self.score)}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageEntry:
+    """The score of a stage on the validation split.
+
+    Attributes:
+      stage: its number.
+      score: of its predictions.
+      val_miou_post: mIoU of its post-processed predictions.
+    """
+
+    stage: int
+    score: scores.PredictionScore
+    val_miou_post: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the entry as results.json has it."""
+        entry = {"stage": self.stage, **to_json(self.score)}
+        return entry | ({} if self.val_miou_post is None else {"val_miou_post": self.val_miou_post})
+
+
+@dataclasses.dataclass
+class Results:
+    """All figures of a run, in percent.
+
+    Attributes:
+      classifier: of the classifier phase, if the network has that branch.
+      pseudo: of each set of pseudo labels, if the training split has masks.
+      stages: of each stage, if the validation split has masks.
+      cam_sweep: of the CAMs, an oracle.
+      fully_supervised: whether it was trained on masks.
+      seconds: {phase: seconds}, of the session that finished it.
+      config: of the run, as JSON.
+      manifest: see `report.manifest`.
+    """
+
+    classifier: scores.ClassifierScore | None = None
+    pseudo: list[PseudoEntry] = dataclasses.field(default_factory=list)
+    stages: list[StageEntry] = dataclasses.field(default_factory=list)
+    cam_sweep: scores.CamSweep | None = None
+    fully_supervised: bool = False
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def final(self) -> StageEntry | None:
+        """The last stage, if it was scored."""
+        return self.stages[-1] if self.stages else None
+
+    def add(self, reports: str, stage: int | None, score: Any) -> None:
+        """Adds the figures of a phase.
+
+        Args:
+          reports: see `phases.Phase`.
+          stage: likewise.
+          score: the figures.
+        """
+        if reports == "classifier":
+            self.classifier = score
+        elif reports == "cam_sweep":
+            self.cam_sweep = score
+        elif reports == "pseudo":
+            self.pseudo.append(PseudoEntry(INITIAL if stage is None else stage, score))
+        elif reports == "stage":
+            self.stages.append(StageEntry(stage, score))
+        elif reports == "post":
+            entry = self.stages[-1]
+            self.stages[-1] = dataclasses.replace(entry, val_miou_post=score.val_miou)
+        else:
+            raise KeyError(reports)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what results.json holds."""
+        content: dict[str, Any] = {
+            "classifier": to_json(self.classifier) if self.classifier else {},
+            "pseudo": [entry.to_json() for entry in self.pseudo],
+            "stages": [entry.to_json() for entry in self.stages],
+            "final": self.final.to_json() if self.final else {},
+        }
+        if self.cam_sweep:
+            content["cam_sweep"] = to_json(self.cam_sweep)
+        if self.fully_supervised:
+            content["fully_supervised"] = True
+        seconds = {"seconds": self.seconds}
+        return content | seconds | {"config": self.config, "manifest": self.manifest}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Results":
+        """Reads what `to_json` gave."""
+        classifier, sweep = content["classifier"], content.get("cam_sweep")
+        return cls(
+            classifier=scores.ClassifierScore(**classifier) if classifier else None,
+            pseudo=[_pseudo_entry(**entry) for entry in content["pseudo"]],
+            stages=[_stage_entry(**entry) for entry in content["stages"]],
+            cam_sweep=scores.CamSweep(**sweep) if sweep else None,
+            fully_supervised=content.get("fully_supervised", False),
+            seconds=content["seconds"],
+            config=content["config"],
+            manifest=content["manifest"],
+        )
+
+
+def _pseudo_entry(stage: int | str, **figures: float) -> PseudoEntry:
+    return PseudoEntry(stage, scores.PseudoScore(**figures))
+
+
+def _stage_entry(stage: int, val_miou_post: float | None = None, **figures: Any) -> StageEntry:
+    return StageEntry(stage, scores.PredictionScore(**figures), val_miou_post)

@@ -1,0 +1,241 @@
+"""Builds from a config what it describes: the network, its programs, its readers."""
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from auxseg_jax.data.loader import BatchOptions, PhotoReader, ReadOptions, TrainSource
+from auxseg_jax.data.transforms import Augmentation
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.errors import UserError
+from auxseg_jax.grid import Grid
+from auxseg_jax.inference.crf import CrfOptions
+from auxseg_jax.inference.segmentation import Views, segment
+from auxseg_jax.models import auxsegnet, backbones
+from auxseg_jax.pseudo import update
+from auxseg_jax.training import losses, optimizer, step
+from auxseg_jax.weights import pretrained
+
+_CLASSIFIER_MODULES = ("backbone", "cls_head")
+
+
+def check_batch_sizes(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
+    """Raises UserError unless the devices of `mesh` can share the batches of every phase."""
+    for name in ("classifier", "stages"):
+        try:
+            batch_size, parts = config[name].batch_size, config[name].accumulate
+            mesh_lib.check_batch_size(batch_size, mesh, parts)
+        except UserError as error:
+            raise UserError(f"{name}.batch_size: {error}") from error
+
+
+def network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:
+    """Returns the network that a config describes."""
+    sections = {"model": config.model, "affinity": config.affinity, "tasks": config.tasks}
+    return auxsegnet.build(num_classes=num_classes, **sections)
+
+
+def grid(config: ml_collections.ConfigDict) -> Grid:
+    """Returns the sizes that whole photos are padded to."""
+    return auxsegnet.grid(config.model, config.augment.crop)
+
+
+def initialiser(
+    config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet, mesh: Mesh
+) -> Callable[[jax.Array], dict]:
+    """Returns the jitted function from a key to new parameters."""
+    return step.make_init(network, (config.augment.crop, config.augment.crop), mesh)
+
+
+def abstract_params(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> dict:
+    """Returns the shapes of all parameters."""
+    crop = config.augment.crop
+    image = jax.ShapeDtypeStruct((1, crop, crop, 3), np.float32)
+    return jax.eval_shape(lambda x: network.init(jax.random.key(0), x)["params"], image)
+
+
+def classifier_part(params: dict) -> dict:
+    """Returns what the classifier phase trains and leaves.
+
+    Nothing of the dense branches is in it, so that networks that differ there can share it.
+    """
+    return {name: part for name, part in params.items() if name in _CLASSIFIER_MODULES}
+
+
+def load_pretrained(config: ml_collections.ConfigDict, params: dict) -> dict:
+    """Returns `params` with the weights that the config starts from in place.
+
+    They are those of `pretrained.path`, else ImageNet's, else none.
+    """
+    path = config.pretrained.path
+    if not path and not config.pretrained.imagenet:
+        return params
+    return pretrained.load(params, config.model.backbone.name, path)
+
+
+def optimizer_options(
+    config: ml_collections.ConfigDict, lr: float, frozen: Sequence[str]
+) -> optimizer.Options:
+    """Returns the options of the optimiser, with the layers of the config's backbone."""
+    layers = backbones.find(config.model.backbone.name).layers
+    fields = dict(config.optimizer) | {"lr": lr, "frozen": frozen, "layers": layers}
+    return optimizer.Options(**fields)
+
+
+def train_step(
+    config: ml_collections.ConfigDict,
+    network: auxsegnet.AuxSegNet,
+    params: dict,
+    mesh: Mesh,
+    steps: int,
+    dense: bool = True,
+) -> tuple[optax.GradientTransformation, Callable]:
+    """Returns the optimiser and the train step of a phase.
+
+    Args:
+      config: of the run.
+      network: the network.
+      params: the parameters, or their shapes.
+      mesh: the devices.
+      steps: length of the phase.
+      dense: a stage; False: the classifier phase.
+    """
+    section = config.stages if dense else config.classifier
+    frozen = [*config.optimizer.frozen]
+    if not dense:
+        others = (name for name in params if name not in _CLASSIFIER_MODULES)
+        frozen += [f"{name}(/.*)?" for name in others]
+    options = optimizer_options(config, lr=section.lr, frozen=frozen)
+    transform = optimizer.make_optimizer(params, steps, options)
+    objective = step.Objective(
+        loss=losses.stage_losses if dense else losses.classifier_loss,
+        weights=dict(config.loss),
+        dense=dense,
+        frozen=frozen,
+        accumulate=section.accumulate,
+    )
+    return transform, step.make_train_step(network, transform, objective, mesh)
+
+
+def initial_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
+    """Returns `update.initial_labels` with a config's options."""
+    return functools.partial(
+        update.initial_labels,
+        network=network,
+        grid=grid(config),
+        seen=Views(**config.cam),
+        fusion=dict(config.fuse),
+    )
+
+
+def updated_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
+    """Returns `update.updated_labels` with a config's options."""
+    return functools.partial(
+        update.updated_labels,
+        network=network,
+        grid=grid(config),
+        options=update.UpdateOptions(**config.label_update),
+        walk=dict(config.walk),
+        fusion=dict(config.fuse),
+        crf=crf_options(config, "saliency"),
+    )
+
+
+def segmentation(
+    config: ml_collections.ConfigDict,
+    network: auxsegnet.AuxSegNet,
+    post: bool = False,
+    show: Collection[str] = (),
+    point: tuple[int, int] | None = None,
+) -> Callable:
+    """Returns `segmentation.segment` with a config's options.
+
+    Args:
+      config: of the run.
+      network: the network.
+      post: whether to post-process: the views of `config.post`, then the CRF.
+      show: see `segment`.
+      point: see `segment`.
+    """
+    return functools.partial(
+        segment,
+        network=network,
+        grid=grid(config),
+        seen=Views(**(config.post if post else config.predict)),
+        crf=crf_options(config, "segmentation") if post else None,
+        show=show,
+        point=point,
+    )
+
+
+def crf_options(config: ml_collections.ConfigDict, use: str) -> CrfOptions:
+    """Returns the options of `crf.saliency` or `crf.segmentation`."""
+    return CrfOptions(filter=config.crf.filter, **config.crf[use])
+
+
+def photo_reader(
+    config: ml_collections.ConfigDict,
+    source: Any,
+    sizes: list[tuple[int, int]],
+    devices: int,
+    share: tuple[int, int] = (0, 1),
+) -> PhotoReader:
+    """Returns a reader of whole photos.
+
+    Args:
+      config: of the run.
+      source: raw examples, see `PhotoReader`.
+      sizes: (H, W) of every photo.
+      devices: number of devices over which a batch is split.
+      share: (index of this host, number of hosts).
+    """
+    options = BatchOptions(
+        **config.eval,
+        **backbones.normalisation(dict(config.model.backbone)),
+        grid=grid(config),
+        devices=devices,
+        share=share,
+    )
+    return PhotoReader(source, sizes, options, read_options(config))
+
+
+def train_source(
+    config: ml_collections.ConfigDict,
+    section: str,
+    photos: Any,
+    pseudo: Any,
+    mesh: Mesh,
+    seed: int,
+) -> TrainSource:
+    """Returns what a phase of training reads.
+
+    Args:
+      config: of the run.
+      section: "classifier" or "stages".
+      photos: see `Dataset.photos`.
+      pseudo: folder of pseudo labels, or None.
+      mesh: the devices.
+      seed: seed of order and augmentation.
+    """
+    batch_size = config[section].batch_size
+    return TrainSource(
+        photos=photos,
+        pseudo=pseudo,
+        batch_size=batch_size,
+        rows=mesh_lib.rows_of_host(batch_size, mesh),
+        seed=seed,
+        augmentation=Augmentation(
+            **config.augment, **backbones.normalisation(dict(config.model.backbone))
+        ),
+    )
+
+
+def read_options(config: ml_collections.ConfigDict) -> ReadOptions:
+    """Returns how readers read ahead."""
+    return ReadOptions(**config.loader)

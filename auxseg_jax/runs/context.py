@@ -1,0 +1,122 @@
+"""What the phases of a run share: config, data, network, devices, and the compiled programs."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import optax
+from jax.sharding import Mesh
+
+from auxseg_jax.data import dataset as dataset_lib
+from auxseg_jax.data.loader import PhotoReader
+from auxseg_jax.devices import hosts
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.errors import UserError
+from auxseg_jax.inference import passes
+from auxseg_jax.runs import build
+from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
+from auxseg_jax.training import checkpoint, optimizer
+from auxseg_jax.training.writer import Writer
+
+
+class Context:
+    """What every phase needs. Each program is traced and compiled once for all phases.
+
+    Attributes:
+      config: of the run.
+      workdir: where it works.
+      mesh: all devices of the run.
+      local: this host's devices.
+      data: the prepared data set.
+      network: the network.
+      writer: where metrics go.
+
+    Raises:
+      UserError: the mesh, the batches or the data set cannot be used.
+    """
+
+    writer: Writer
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir):
+        self.config, self.workdir = config, workdir
+        self.mesh: Mesh = mesh_lib.make_mesh(**config.mesh)
+        self.local = mesh_lib.local_mesh(self.mesh)
+        build.check_batch_sizes(config, self.mesh)
+        self.data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
+        train = self.data.train_split
+        if config.supervision == "masks" and not self.data.has_masks(train):
+            raise UserError(f"supervision=masks: the split {train!r} has no pixel labels")
+        self.network = build.network(config, self.data.num_classes)
+
+    def try_out(self) -> None:
+        """Does now what would otherwise fail only when a phase begins.
+
+        Raises:
+          UserError: a pattern matches no parameter, or weights do not fit.
+        """
+        shapes = build.abstract_params(self.config, self.network)
+        frozen = self.config.optimizer.frozen
+        options = build.optimizer_options(self.config, lr=0.0, frozen=frozen)
+        optimizer.make_optimizer(shapes, 1, options)
+        build.load_pretrained(self.config, shapes)
+
+    @functools.cached_property
+    def initialise(self) -> Callable[[jax.Array], dict]:
+        """Key -> new parameters."""
+        return build.initialiser(self.config, self.network, self.mesh)
+
+    @functools.cached_property
+    def stage_step(self) -> tuple[optax.GradientTransformation, Callable]:
+        """Optimiser and train step of the stages."""
+        shapes = build.abstract_params(self.config, self.network)
+        steps = self.steps("stages")
+        return build.train_step(self.config, self.network, shapes, self.mesh, steps)
+
+    @functools.cached_property
+    def initial_labels(self) -> Callable[[dict, dict], dict]:
+        """Initial labels of a batch of photos."""
+        return passes.jit(build.initial_labels(self.config, self.network), self.local)
+
+    @functools.cached_property
+    def updated_labels(self) -> Callable[[dict, dict], dict]:
+        """Updated labels of a batch of photos."""
+        return passes.jit(build.updated_labels(self.config, self.network), self.local)
+
+    @functools.cached_property
+    def segmentation(self) -> Callable[[dict, dict], dict]:
+        """Prediction for a batch of photos, with the network's saliency."""
+        function = build.segmentation(self.config, self.network, show=("saliency",))
+        return passes.jit(function, self.local)
+
+    @functools.cached_property
+    def postprocessed(self) -> Callable[[dict, dict], dict]:
+        """Post-processed prediction for a batch of photos."""
+        return passes.jit(build.segmentation(self.config, self.network, post=True), self.local)
+
+    def steps(self, section: str) -> int:
+        """Returns the updates of a phase of training."""
+        fields, photos = self.config[section], self.data.photos(self.data.train_split)
+        return max(math.ceil(fields.epochs * len(photos) / fields.batch_size), 1)
+
+    def first_params(self) -> dict:
+        """Returns the parameters before any training, with the weights that the config names."""
+        params = self.initialise(jax.random.key(self.config.seed))
+        return build.load_pretrained(self.config, params)
+
+    def classifier_params(self) -> dict:
+        """Returns the parameters that the classifier phase left."""
+        shapes = build.abstract_params(self.config, self.network)
+        path = self.workdir.params(CLASSIFIER)
+        return checkpoint.load_params(path, build.classifier_part(shapes), self.mesh)
+
+    def stage_params(self, stage: str) -> dict:
+        """Returns the parameters that a stage left."""
+        shapes = build.abstract_params(self.config, self.network)
+        return checkpoint.load_params(self.workdir.params(stage), shapes, self.mesh)
+
+    def reader(self, split: str) -> PhotoReader:
+        """Returns a reader of this host's share of the whole photos of a split."""
+        photos, sizes = self.data.photos(split), self.data.sizes(split)
+        return build.photo_reader(self.config, photos, sizes, self.local.size, hosts.share())

@@ -1,0 +1,31 @@
+"""One phase of a run, as data."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of a run.
+
+    Attributes:
+      name: its name, and its folder in the workdir.
+      work: work(context, phase) does it, and returns its figures or None.
+      needs: {what for: phase whose files it reads}.
+      writes: what it leaves in its folder, beside DONE.json.
+      masks: the split whose pixel labels it reads, "train" or "val"; empty: none.
+      scores: the record of its figures, if it has any.
+      reports: where in results.json they go: "classifier", "pseudo", "cam_sweep", "stage" or
+        "post".
+      stage: number of the stage it belongs to; None before the first.
+    """
+
+    name: str
+    work: Callable[[Any, "Phase"], Any]
+    needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    writes: tuple[str, ...] = ()
+    masks: str = ""
+    scores: type | None = None
+    reports: str = ""
+    stage: int | None = None

@@ -1,0 +1,135 @@
+"""The method as a list: what a run does, in order (docs/method.md, section "Phases").
+
+To add a phase, write its work (a function as in `runs.work`) and add its row to `plan`.
+"""
+
+from collections.abc import Collection
+
+from auxseg_jax.evaluation import scores
+from auxseg_jax.runs import work
+from auxseg_jax.runs.phase import Phase
+from auxseg_jax.runs.workdir import CAM, CLASSIFIER, stage_name
+
+TRAIN, VAL = "train", "val"
+
+
+def plan(stages: int, weak: bool, scored: Collection[str]) -> list[Phase]:
+    """Returns the phases of a run, in order.
+
+    Args:
+      stages: number of stages.
+      weak: image-level labels; False: fully supervised.
+      scored: which of the splits "train" and "val" have masks to score with.
+    """
+    phases = [
+        Phase(
+            CLASSIFIER,
+            work.train_classifier,
+            writes=("checkpoints", "params"),
+            scores=scores.ClassifierScore,
+            reports="classifier",
+        ),
+        _initial_labels(weak),
+    ]
+    labels = CAM  # The phase that left the current pseudo labels.
+    if TRAIN in scored:
+        phases.append(_score_labels(f"{CAM}/score", labels, None))
+    if TRAIN in scored and weak:
+        phases.append(
+            Phase(
+                f"{CAM}/sweep",
+                work.sweep_cams,
+                needs={"labels": labels},
+                masks=TRAIN,
+                scores=scores.CamSweep,
+                reports="cam_sweep",
+            )
+        )
+    for index in range(stages):
+        name = stage_name(index)
+        before = {"weights": stage_name(index - 1) if index else CLASSIFIER}
+        phases.append(
+            Phase(
+                name,
+                work.train_stage,
+                needs=before | {"labels": labels},
+                writes=("checkpoints", "params"),
+                stage=index,
+            )
+        )
+        phases += _validate(name, index, VAL in scored)
+        if weak:
+            labels = f"{name}/pseudo"
+            phases.append(
+                Phase(
+                    labels,
+                    work.update_labels,
+                    needs={"weights": name, "classifier": CLASSIFIER},
+                    writes=("segmentation", "saliency"),
+                    stage=index,
+                )
+            )
+            if TRAIN in scored:
+                phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
+    return phases
+
+
+def _initial_labels(weak: bool) -> Phase:
+    if weak:
+        planes = ("segmentation", "saliency", "cam_class", "cam_score")
+        writes = tuple(f"pseudo/{plane}" for plane in planes)
+        return Phase(CAM, work.make_initial_labels, {"weights": CLASSIFIER}, writes)
+    writes = ("pseudo/segmentation", "pseudo/saliency")
+    return Phase(CAM, work.take_labels_from_masks, writes=writes, masks=TRAIN)
+
+
+def _score_labels(name: str, labels: str, stage: int | None) -> Phase:
+    return Phase(
+        name,
+        work.score_labels,
+        needs={"labels": labels},
+        masks=TRAIN,
+        scores=scores.PseudoScore,
+        reports="pseudo",
+        stage=stage,
+    )
+
+
+def _validate(stage: str, index: int, is_scored: bool) -> list[Phase]:
+    """Returns the phases that predict the validation split, and score it if it has masks."""
+    val, post = f"{stage}/val", f"{stage}/post"
+    weights = {"weights": stage}
+    phases = [Phase(val, work.predict_val, weights, ("<id>.png", "saliency"), stage=index)]
+    if not is_scored:
+        return phases
+
+    def score(name: str, predictions: str, reports: str) -> Phase:
+        return Phase(
+            name,
+            work.score_val,
+            needs={"predictions": predictions},
+            masks=VAL,
+            scores=scores.PredictionScore,
+            reports=reports,
+            stage=index,
+        )
+
+    return [
+        *phases,
+        score(f"{stage}/score", val, "stage"),
+        Phase(post, work.postprocess_val, weights, ("<id>.png",), stage=index),
+        score(f"{stage}/post_score", post, "post"),
+    ]
+
+
+def describe(phases: Collection[Phase]) -> list[tuple[str, str, str, str]]:
+    """Returns (name, needs, writes, masks) of each phase as text, for people."""
+    return [
+        (
+            phase.name,
+            ", ".join(dict.fromkeys(phase.needs.values())),
+            ", ".join(phase.writes) or "figures",
+            phase.masks,
+        )
+        for phase in phases
+    ]

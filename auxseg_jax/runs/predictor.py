@@ -1,0 +1,196 @@
+"""Segments photos with a trained network."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from auxseg_jax.config.validation import check
+from auxseg_jax.data.loader import PhotoReader
+from auxseg_jax.devices import compilation
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.errors import UserError, raise_faults
+from auxseg_jax.files import images
+from auxseg_jax.inference import passes
+from auxseg_jax.inference.photo_files import PhotoFiles
+from auxseg_jax.runs import build
+from auxseg_jax.runs.workdir import Workdir
+from auxseg_jax.training import checkpoint
+
+Photo = epath.PathLike | np.ndarray
+"""A path, or uint8 RGB [H, W, 3]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the network says of one photo; what was not asked for is None.
+
+    Attributes:
+      labels: uint8 [H, W], indices of `Predictor.classes`.
+      probabilities: float32 [H, W, C+1], of background and classes.
+      saliency: float32 [H, W] in 0..1.
+      cams: {class: float32 [H, W] in 0..1}, of the classes that the classification branch sees.
+      affinity: float32 [H, W], what a point looks at; its largest entry is 1.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray | None = None
+    saliency: np.ndarray | None = None
+    cams: dict[str, np.ndarray] | None = None
+    affinity: np.ndarray | None = None
+
+
+class Predictor:
+    """The network of the last trained stage of a workdir.
+
+    Args:
+      workdir: of a run.
+
+    Attributes:
+      stage: name of the stage.
+      classes: names, background first.
+      config: of the run.
+      can_show: what `show` may name.
+
+    Raises:
+      UserError: no stage is trained, or the config cannot be used.
+    """
+
+    def __init__(self, workdir: epath.PathLike):
+        folder = Workdir(workdir)
+        self.stage = folder.trained_stages()[-1]
+        self.config = folder.read_config()
+        check(self.config)
+        self.classes = tuple(folder.classes())
+        compilation.set_compilation_cache(self.config.compilation_cache)
+        mesh = mesh_lib.make_mesh()
+        self._network = build.network(self.config, len(self.classes) - 1)
+        shapes = build.abstract_params(self.config, self._network)
+        self._params = checkpoint.load_params(folder.params(self.stage), shapes, mesh)
+        self._mesh = mesh_lib.local_mesh(mesh)
+        tasks, affinity = self.config.tasks, self.config.affinity
+        switches = {"saliency": tasks.sal, "cam": tasks.cls, "affinity": affinity.pairwise}
+        can_show = [name for name, switch in switches.items() if switch]
+        self.can_show = ("overlay", "probabilities", *can_show)
+        self._functions: dict[Any, Callable] = {}
+
+    def predict(
+        self,
+        photos: Sequence[Photo],
+        *,
+        post: bool = False,
+        show: Collection[str] = ("probabilities",),
+        point: tuple[int, int] | None = None,
+    ) -> list[Prediction]:
+        """Segments photos and returns arrays.
+
+        Args:
+          photos: paths, or uint8 RGB arrays [H, W, 3].
+          post: add the views of `config.post` and the dense CRF; it is about 8 times slower.
+          show: what to return beside the labels, names of `can_show`.
+          point: (x, y) in pixels, for "affinity".
+
+        Raises:
+          UserError: a photo cannot be read, or the network cannot show what is asked.
+        """
+        source = _Photos(photos)
+        self.check_show(show, point, source.sizes)
+        results: dict[str, Prediction] = {}
+
+        def keep(name: str, maps: dict[str, np.ndarray]) -> None:
+            results[name] = self._prediction(maps)
+
+        self.run("segmentation", source, keep, post=post, show=show, point=point)
+        return [results[str(index)] for index in range(len(source))]
+
+    def run(
+        self,
+        title: str,
+        source: Any,
+        write: passes.Write,
+        *,
+        post: bool = False,
+        show: Collection[str] = (),
+        point: tuple[int, int] | None = None,
+    ) -> None:
+        """Segments photos and hands on each photo's arrays, as `segmentation.segment` returns them.
+
+        Args:
+          title: name on the progress bar.
+          source: raw examples with an attribute `sizes`, as `PhotoFiles`.
+          write: called in threads.
+          post: see `predict`.
+          show: see `predict`.
+          point: see `predict`.
+        """
+        reader: PhotoReader = build.photo_reader(self.config, source, source.sizes, self._mesh.size)
+        key = (post, tuple(sorted(show)), point)
+        if key not in self._functions:
+            function = build.segmentation(self.config, self._network, post, show, point)
+            self._functions[key] = passes.jit(function, self._mesh)
+        passes.run(title, self._functions[key], self._params, reader, write, self._mesh)
+
+    def check_show(
+        self,
+        show: Collection[str],
+        point: tuple[int, int] | None,
+        sizes: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """Raises UserError unless the network can show what is asked of photos of these sizes."""
+        lacking = [name for name in show if name not in self.can_show]
+        if lacking:
+            raise UserError(
+                f"this network cannot show {', '.join(lacking)}; "
+                f"it can show {', '.join(self.can_show)}"
+            )
+        if ("affinity" in show) != (point is not None):
+            raise UserError("--show=affinity and --point=x,y go together")
+        if point is not None and sizes:
+            height, width = (min(lengths) for lengths in zip(*sizes, strict=True))
+            if not (0 <= point[0] < width and 0 <= point[1] < height):
+                raise UserError(
+                    f"--point={point[0]},{point[1]} is outside a photo; "
+                    f"the smallest are {width} wide and {height} high"
+                )
+
+    def _prediction(self, maps: dict[str, np.ndarray]) -> Prediction:
+        cams = None
+        if "cam" in maps:
+            present = np.flatnonzero(maps["present"])
+            cams = {self.classes[k + 1]: maps["cam"][..., k] for k in present}
+        return Prediction(
+            labels=maps["labels"],
+            probabilities=maps.get("probabilities"),
+            saliency=maps.get("saliency"),
+            cams=cams,
+            affinity=maps.get("affinity"),
+        )
+
+
+class _Photos:
+    """Photos in memory or in files as a source for `PhotoReader`; ids are their numbers."""
+
+    def __init__(self, photos: Sequence[Photo]):
+        self._data, self.sizes = [], []
+        if isinstance(photos, str | np.ndarray):
+            raise UserError("expected a list of photos")
+        for photo in photos:
+            if isinstance(photo, np.ndarray):
+                if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+                    found = f"{photo.dtype} {photo.shape}"
+                    raise UserError(f"expected photos as uint8 [H, W, 3], found {found}")
+                self._data.append(images.encode_png(photo))
+                self.sizes.append(photo.shape[:2])
+                continue
+            files = PhotoFiles([photo])
+            raise_faults("the photos", files.faults)
+            self._data.append(files[0]["image"])
+            self.sizes += files.sizes
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": str(index).encode(), "image": self._data[index]}

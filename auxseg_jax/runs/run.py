@@ -1,0 +1,102 @@
+"""Runs the phases of the method in order, and takes up where a stopped run left off.
+
+Every phase has a folder and leaves DONE.json there, last. A run goes on at the first phase without
+one, and inside it at the last checkpoint.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from auxseg_jax.config.validation import check
+from auxseg_jax.devices import compilation, hosts, preemption
+from auxseg_jax.evaluation.scores import to_json
+from auxseg_jax.files import storage
+from auxseg_jax.files.terminal import say
+from auxseg_jax.report import manifest
+from auxseg_jax.report.results import Results
+from auxseg_jax.runs.context import Context
+from auxseg_jax.runs.phase import Phase
+from auxseg_jax.runs.phases import TRAIN, VAL, plan
+from auxseg_jax.runs.workdir import Workdir, write_once
+from auxseg_jax.training.writer import Writer
+
+
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results:
+    """Runs what is left of the whole method under `workdir`.
+
+    Args:
+      config: of the run.
+      workdir: folder of everything that the run writes, and of what it resumes from.
+
+    Raises:
+      UserError: the config has unknown or missing fields or values out of range, all listed; or the
+        data cannot be used; or the workdir belongs to another config or other data, and then the
+        message says which fields differ; or another process is at work there.
+    """
+    folder = Workdir(workdir)
+    check(config)
+    folder.check(config)
+    if folder.results.exists():
+        say(f"{folder} is finished; these are its results.")
+        return Results.from_json(storage.read_json(folder.results))
+    compilation.set_compilation_cache(config.compilation_cache)
+    context = Context(config, folder)  # Nothing is written yet: a wrong path costs no workdir.
+    if not folder.config.exists():
+        context.try_out()
+    hosts.wait("tried out")  # No process looks for the config after another one has written it.
+    if hosts.is_first():
+        folder.claim(config, context.data)
+    with folder.sole_use(), Writer(folder.metrics, folder.tensorboard) as context.writer:
+        results = _run_phases(context)
+        write_once(folder.results, results.to_json())
+    return results
+
+
+def plan_of(context: Context) -> list[Phase]:
+    """Returns the phases of a run."""
+    config, data = context.config, context.data
+    splits = {TRAIN: data.train_split, VAL: data.val_split}
+    scored = [role for role, split in splits.items() if data.has_masks(split)]
+    return plan(config.stages.count, config.supervision == "image_labels", scored)
+
+
+def _run_phases(context: Context) -> Results:
+    config, workdir = context.config, context.workdir
+    results = Results(fully_supervised=config.supervision == "masks")
+    finished: list[str] = []
+    for phase in plan_of(context):
+        if not hosts.agreed(workdir.done(phase.name).exists()):
+            if finished:
+                say(f"{workdir} goes on; there already: {', '.join(finished)}")
+                finished.clear()
+            _run_phase(context, phase)
+        elif not results.seconds or finished:
+            finished.append(phase.name)
+        record = storage.read_json(workdir.done(phase.name))
+        results.seconds[phase.name] = record["seconds"]
+        _add_figures(results, phase, record["result"])
+    results.config = manifest.plain(config)
+    results.manifest = storage.read_json(workdir.manifest)
+    return results
+
+
+def _run_phase(context: Context, phase: Phase) -> None:
+    started = time.monotonic()
+    figures = phase.work(context, phase)
+    record = {
+        "seconds": round(time.monotonic() - started, 1),
+        "data": context.data.digest,
+        "result": to_json(figures) if figures else {},
+    }
+    write_once(context.workdir.done(phase.name), record)
+    if preemption.asked():
+        raise preemption.Preempted(f"stopped by SIGTERM after {phase.name}")
+
+
+def _add_figures(results: Results, phase: Phase, figures: Mapping[str, Any]) -> None:
+    if phase.scores and figures:
+        results.add(phase.reports, phase.stage, phase.scores(**figures))

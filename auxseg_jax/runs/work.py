@@ -1,0 +1,160 @@
+"""The work of each phase: functions of the run's context and the phase's row in the plan."""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from etils import epath
+
+from auxseg_jax.data import loader, pseudo_labels
+from auxseg_jax.devices import hosts
+from auxseg_jax.evaluation import metrics, score, scores
+from auxseg_jax.files import images
+from auxseg_jax.inference import classification, output, passes
+from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
+from auxseg_jax.runs import build
+from auxseg_jax.runs.context import Context
+from auxseg_jax.runs.phase import Phase
+from auxseg_jax.training import checkpoint, loop, step
+
+
+def train_classifier(context: Context, phase: Phase) -> scores.ClassifierScore | None:
+    """Trains the classification branch alone; without that branch it only leaves parameters."""
+    config = context.config
+    params = context.first_params()
+    if config.tasks.cls:
+        steps = context.steps("classifier")
+        train = build.train_step(config, context.network, params, context.mesh, steps, dense=False)
+        params = _fit(context, phase, params, "classifier", train, labels=None, seed_index=0)
+    part = build.classifier_part(params)
+    checkpoint.save_params(context.workdir.params(phase.name), part)
+    if not config.tasks.cls:
+        return None
+    reader = context.reader(context.data.val_split)
+    logits, labels = classification.classify(
+        "classifier mAP", context.network, params, reader, context.local
+    )
+    logits, labels = hosts.concatenated(logits), hosts.concatenated(labels)
+    return scores.ClassifierScore(metrics.mean_average_precision(logits, labels))
+
+
+def train_stage(context: Context, phase: Phase) -> None:
+    """Trains the whole network on pseudo labels, from the stage before or the classifier."""
+    if phase.stage:
+        params = context.stage_params(phase.needs["weights"])
+    else:
+        params = context.first_params() | context.classifier_params()
+    labels = context.workdir.labels(phase.needs["labels"])
+    seed_index = phase.stage + 1
+    params = _fit(context, phase, params, "stages", context.stage_step, labels, seed_index)
+    checkpoint.save_params(context.workdir.params(phase.name), params)
+
+
+def _fit(
+    context: Context,
+    phase: Phase,
+    params: dict,
+    section: str,
+    train: tuple,
+    labels: epath.Path | None,
+    seed_index: int,
+) -> dict:
+    """Trains `params` and returns them.
+
+    Args:
+      context: of the run.
+      phase: the phase.
+      params: where it starts.
+      section: "classifier" or "stages" of the config.
+      train: optimiser and train step.
+      labels: the set of pseudo labels, or None.
+      seed_index: the seeds of a phase are a function of (config.seed, seed_index).
+    """
+    transform, train_step = train
+    config, mesh = context.config, context.mesh
+    sequence = np.random.SeedSequence([config.seed, seed_index])
+    seed = int(sequence.generate_state(1)[0])
+    photos = context.data.photos(context.data.train_split)
+    source = build.train_source(config, section, photos, labels, mesh, seed)
+    batches = functools.partial(loader.train_batches, source, build.read_options(config))
+    state = step.create_state(params, transform, seed, mesh)
+    schedule = loop.Schedule(
+        name=phase.name,
+        steps=context.steps(section),
+        checkpoint_dir=context.workdir.checkpoints(phase.name),
+        **config.log,
+    )
+    return loop.fit(schedule, state, train_step, batches, context.writer, mesh).params
+
+
+def make_initial_labels(context: Context, phase: Phase) -> None:
+    """Labels the training photos by the classifier's CAMs and the given saliency."""
+    workdir = context.workdir
+    folder = workdir.labels(phase.name)
+
+    def write(name: str, maps: dict[str, np.ndarray]) -> None:
+        pseudo_labels.write(folder, name, maps)
+        images.write_label_png(workdir.cam_classes(phase.name) / f"{name}.png", maps["cam_class"])
+        images.write_grey_png(workdir.cam_scores(phase.name) / f"{name}.png", maps["cam_score"])
+
+    params = context.classifier_params()
+    reader = context.reader(context.data.train_split)
+    title = "CAM and initial labels"
+    passes.run(title, context.initial_labels, params, reader, write, context.local)
+
+
+def take_labels_from_masks(context: Context, phase: Phase) -> None:
+    """Fully supervised: the masks of the training split serve as its pseudo labels."""
+    folder = context.workdir.labels(phase.name)
+    for name, mask in context.data.masks(context.data.train_split, hosts.share()):
+        is_salient = (mask != BACKGROUND) & (mask != IGNORE)
+        planes = {"segmentation": mask, "saliency": is_salient.astype(np.uint8) * 255}
+        pseudo_labels.write(folder, name, planes)
+
+
+def update_labels(context: Context, phase: Phase) -> None:
+    """Labels the training photos by the network of a stage."""
+    stage = phase.needs["weights"]
+    params = {"stage": context.stage_params(stage), "classifier": context.classifier_params()}
+    write = functools.partial(pseudo_labels.write, context.workdir.labels(phase.name))
+    reader = context.reader(context.data.train_split)
+    title = f"{stage} label update"
+    passes.run(title, context.updated_labels, params, reader, write, context.local)
+
+
+def predict_val(context: Context, phase: Phase) -> None:
+    """Segments the validation photos by a stage."""
+    _predict(context, phase, context.segmentation, "segmentation")
+
+
+def postprocess_val(context: Context, phase: Phase) -> None:
+    """Segments the validation photos by a stage, with views and the CRF."""
+    _predict(context, phase, context.postprocessed, "post-processing")
+
+
+def _predict(context: Context, phase: Phase, function: Callable, what: str) -> None:
+    stage, split = phase.needs["weights"], context.data.val_split
+    write = functools.partial(output.write, context.workdir.folder(phase.name))
+    title = f"{stage} {what} of {split}"
+    params, reader = context.stage_params(stage), context.reader(split)
+    passes.run(title, function, params, reader, write, context.local)
+
+
+def score_labels(context: Context, phase: Phase) -> scores.PseudoScore:
+    """Scores a set of pseudo labels by the masks of the training split."""
+    folder = context.workdir.labels(phase.needs["labels"])
+    return score.score_pseudo(folder, context.data, context.data.train_split)
+
+
+def sweep_cams(context: Context, phase: Phase) -> scores.CamSweep:
+    """Sweeps the threshold of the CAMs, an oracle."""
+    source, workdir = phase.needs["labels"], context.workdir
+    classes, values = workdir.cam_classes(source), workdir.cam_scores(source)
+    return score.sweep_cam(classes, values, context.data, context.data.train_split)
+
+
+def score_val(context: Context, phase: Phase) -> scores.PredictionScore:
+    """Scores predictions for the validation split by its masks."""
+    source, workdir = phase.needs["predictions"], context.workdir
+    folder, saliency = workdir.folder(source), workdir.saliency(source)
+    return score.score_predictions(folder, saliency, context.data, context.data.val_split)

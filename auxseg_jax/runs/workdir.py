@@ -1,0 +1,218 @@
+"""The layout of a workdir. Everything that reads or writes one asks here.
+
+config.json, manifest.json, metrics.jsonl, tensorboard/, results.json
+<phase>/DONE.json                      written last; a resumed run looks for it
+classifier/{checkpoints,params}
+cam/pseudo/<plane>/<id>.png            initial pseudo labels (see `data.pseudo_labels`), of stage 0
+cam/pseudo/{cam_class,cam_score}/<id>.png   the CAMs they were made from: largest class, its score
+stage_00/{checkpoints,params}
+stage_00/val/<id>.png, val/saliency/<id>.png   segmentation and saliency of the validation split
+stage_00/post/<id>.png                 the segmentation, post-processed
+stage_00/pseudo/<plane>/<id>.png       updated labels, of stage 1
+*/score/, */post_score/, */pseudo_score/, cam/sweep/   figures, where the split has masks
+
+The phases are listed by `runs.phases.plan`.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from auxseg_jax import trees
+from auxseg_jax.config import declared
+from auxseg_jax.data.dataset import Dataset
+from auxseg_jax.devices import hosts
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import storage
+from auxseg_jax.files.terminal import say
+from auxseg_jax.report import manifest as manifest_lib
+
+CLASSIFIER, CAM = "classifier", "cam"
+_DONE = "DONE.json"
+_ABSENT = object()
+# What a new workdir may hold: phases copied from another run, and what a kill leaves of a file that
+# was being written.
+_MAY_EXIST = r"classifier|cam|stage_\d+|\.(config|manifest)\.json\..*"
+
+
+def stage_name(index: int) -> str:
+    """Returns the name of a stage's phase."""
+    return f"stage_{index:02d}"
+
+
+class Workdir:
+    """Paths of one workdir, and what guards them."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path).expanduser()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def config(self) -> epath.Path:
+        """The config, as JSON."""
+        return self.path / "config.json"
+
+    @property
+    def manifest(self) -> epath.Path:
+        """What the run was made of; see `report.manifest`."""
+        return self.path / "manifest.json"
+
+    @property
+    def results(self) -> epath.Path:
+        """All figures; written last."""
+        return self.path / "results.json"
+
+    @property
+    def metrics(self) -> epath.Path:
+        """Scalars of training, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> epath.Path:
+        """Folder of TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    def folder(self, phase: str) -> epath.Path:
+        """Folder of a phase."""
+        return self.path / phase
+
+    def done(self, phase: str) -> epath.Path:
+        """The file that says that a phase is finished, with its result."""
+        return self.path / phase / _DONE
+
+    def checkpoints(self, phase: str) -> epath.Path:
+        """Checkpoints of a phase that trains."""
+        return self.path / phase / "checkpoints"
+
+    def params(self, phase: str) -> epath.Path:
+        """Parameters that a phase left."""
+        return self.path / phase / "params"
+
+    def labels(self, phase: str) -> epath.Path:
+        """The set of pseudo labels that a phase left."""
+        return self.path / phase / "pseudo" if phase == CAM else self.path / phase
+
+    def cam_classes(self, phase: str) -> epath.Path:
+        """Class of the largest CAM of every photo."""
+        return self.labels(phase) / "cam_class"
+
+    def cam_scores(self, phase: str) -> epath.Path:
+        """The largest CAM of every photo."""
+        return self.labels(phase) / "cam_score"
+
+    def saliency(self, phase: str) -> epath.Path:
+        """The network's saliency, of a phase that predicts."""
+        return self.path / phase / "saliency"
+
+    def trained_stages(self) -> list[str]:
+        """Returns the stages that are trained to their end, the last one last.
+
+        Raises:
+          UserError: there is none.
+        """
+        stages = sorted(path.parent.name for path in self.path.glob(f"stage_*/{_DONE}"))
+        if not stages:
+            raise UserError(
+                f"{self.path} holds no trained stage (stage_*/{_DONE}); train first: auxseg train"
+            )
+        return stages
+
+    def classes(self) -> list[str]:
+        """Returns the names of the classes, background first."""
+        return storage.read_json(self.manifest)["data"]["classes"]
+
+    def read_config(self) -> ml_collections.ConfigDict:
+        """Returns the config of the run; fields that are newer than it get their defaults."""
+        config, added = declared.complete(storage.read_json(self.config))
+        if added:
+            say(f"{self.config} is of an older version; by default {', '.join(added)}")
+        return config
+
+    def check(self, config: ml_collections.ConfigDict) -> None:
+        """Refuses a workdir of another config, or a folder that is no workdir.
+
+        Raises:
+          UserError: it names the fields that differ and are not free, or what the folder holds.
+        """
+        if not self.config.exists():
+            found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+            others = sorted(name for name in found if not re.fullmatch(_MAY_EXIST, name))
+            if others:
+                raise UserError(
+                    f"{self.path} holds {others[0]} but no config.json, so it is no workdir; "
+                    "choose another --workdir"
+                )
+            return
+        written, _ = declared.complete(storage.read_json(self.config))
+        old, new = (
+            {k: v for k, v in trees.flatten(fields).items() if not declared.is_free(k)}
+            for fields in (manifest_lib.plain(written), manifest_lib.plain(config))
+        )
+        changed = [k for k in sorted(old | new) if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
+        if changed:
+            lines = [_difference(key, old, new) for key in changed]
+            raise UserError(
+                f"{self.path} belongs to a run with another config:\n  "
+                + "\n  ".join(lines)
+                + "\nChoose another --workdir, or delete this one."
+            )
+
+    def claim(self, config: ml_collections.ConfigDict, data: Dataset) -> None:
+        """Writes config.json and manifest.json into a new workdir.
+
+        A new workdir may hold phases copied from another run, so that experiments share them; the
+        manifest lists them.
+
+        Raises:
+          UserError: the workdir, or a copied phase, was begun with other data.
+        """
+        if self.manifest.exists():
+            if storage.read_json(self.manifest)["data"]["digest"] != data.digest:
+                raise UserError(
+                    f"the data of {self.path} have changed since it was begun; "
+                    "choose another --workdir"
+                )
+            return
+        done = [*self.path.glob(f"*/{_DONE}"), *self.path.glob(f"*/*/{_DONE}")]
+        copied = sorted(str(path.parent.relative_to(self.path)) for path in done)
+        for phase in copied:
+            if storage.read_json(self.done(phase))["data"] != data.digest:
+                raise UserError(
+                    f"{self.folder(phase)} was made from other data; "
+                    "choose another --workdir, or copy from another run"
+                )
+        storage.write_json(self.config, manifest_lib.plain(config))
+        content = manifest_lib.collect(config, data) | {"copied": copied}
+        storage.write_json(self.manifest, content)
+
+    @contextlib.contextmanager
+    def sole_use(self) -> Iterator[None]:
+        """Holds the workdir against other runs.
+
+        Raises:
+          UserError: another run works in it.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                if hosts.is_first():
+                    stack.enter_context(storage.lock(self.config, wait=False))
+            except BlockingIOError as error:
+                raise UserError(f"another process is at work in {self.path}") from error
+            yield
+
+
+def _difference(key: str, old: dict[str, Any], new: dict[str, Any]) -> str:
+    before, now = (fields.get(key, "(absent)") for fields in (old, new))
+    return f"{key.replace('/', '.')}: {before!r} there, {now!r} now"
+
+
+def write_once(path: epath.Path, content: dict[str, Any]) -> None:
+    """Writes JSON by the first process, when all are here; all return when it is there."""
+    hosts.wait(f"before {path.name}")
+    hosts.by_first(lambda: storage.write_json(path, content))

@@ -1,0 +1,1 @@
+"""The configs that come with the package, by name: `--config=NAME`. Values only."""

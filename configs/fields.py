@@ -1,0 +1,336 @@
+"""Every field of a config: its default (preset `plus`), its range, and what it does.
+
+`docs/configuration.md` is made from this table (`make docs`), and so are the checks of a config. A
+new field needs an entry here and the code that uses it. Its default must do what was done without
+it, because workdirs of older versions get it.
+"""
+
+from auxseg_jax.config.field import (
+    ABOVE_0,
+    FRACTION,
+    NOT_NEGATIVE,
+    SCALE_RANGE,
+    SCALES,
+    Field,
+    all_at_least,
+    at_least,
+    one_of,
+)
+from auxseg_jax.data.planes import GIVEN
+
+_KERNEL = at_least(0.05)
+
+
+def _phase(epochs: int) -> dict[str, Field]:
+    return {
+        "epochs": Field(epochs, "Passes over the training photos.", ABOVE_0),
+        "batch_size": Field(8, "Photos a step, over all devices.", ABOVE_0),
+        "accumulate": Field(
+            1,
+            "Parts of a batch that are done one after the other, for memory. Their gradients add "
+            "up to that of the batch.",
+            ABOVE_0,
+        ),
+        "lr": Field(1e-3, "Learning rate of the backbone.", ABOVE_0),
+    }
+
+
+def _views(scales: tuple[float, ...], flip: bool, what: str) -> dict[str, Field]:
+    return {
+        "scales": Field(scales, f"Scales of the views of {what}.", SCALES),
+        "flip": Field(flip, "Whether each view is also seen mirrored."),
+    }
+
+
+def _crf(
+    iterations: int, gaussian: tuple[float, float], bilateral: tuple[float, float, float]
+) -> dict[str, Field]:
+    return {
+        "iterations": Field(iterations, "Iterations of mean field; 0 turns it off.", NOT_NEGATIVE),
+        "gaussian_sxy": Field(
+            gaussian[0], "Standard deviation of the kernel of position, pixels.", _KERNEL
+        ),
+        "gaussian_weight": Field(gaussian[1], "Weight of that kernel.", NOT_NEGATIVE),
+        "bilateral_sxy": Field(
+            bilateral[0],
+            "Standard deviation of position of the kernel of position and colour, pixels.",
+            _KERNEL,
+        ),
+        "bilateral_srgb": Field(
+            bilateral[1], "Its standard deviation of colour, levels of 0..255.", _KERNEL
+        ),
+        "bilateral_weight": Field(bilateral[2], "Weight of that kernel.", NOT_NEGATIVE),
+    }
+
+
+SECTIONS: dict[str, dict[str, Field]] = {
+    "": {
+        "seed": Field(
+            0,
+            "Seed of everything random. Two runs of one seed on one machine give the same numbers.",
+            NOT_NEGATIVE,
+        ),
+        "supervision": Field(
+            "image_labels",
+            "`image_labels`, or `masks` for the fully supervised run, which has no updates.",
+            one_of("image_labels", "masks"),
+        ),
+        "compilation_cache": Field(
+            "~/.cache/auxseg_jax/xla",
+            "Folder of compiled programs, kept between runs; empty turns it off.",
+            free=True,
+        ),
+    },
+    "mesh": {
+        "data": Field(-1, "Devices that share a batch; -1: all that are left.", free=True),
+        "fsdp": Field(1, "Devices that share a batch and also the parameters.", ABOVE_0, free=True),
+        "model": Field(1, "Devices that share the rows of the affinities.", ABOVE_0, free=True),
+    },
+    "data": {
+        "builder": Field("", "Which data set; see the table below."),
+        "train_split": Field("train", "Split to train on."),
+        "val_split": Field("val", "Split to evaluate on."),
+        "cache_dir": Field(
+            "~/.cache/auxseg_jax/data", "Folder of the prepared copies of data sets.", free=True
+        ),
+    },
+    "loader": {
+        "threads": Field(2, "Threads that decode and augment.", ABOVE_0, free=True),
+        "prefetch": Field(8, "Examples or batches that wait.", ABOVE_0, free=True),
+    },
+    "augment": {
+        "crop": Field(321, "Side of a training crop, pixels.", ABOVE_0),
+        "scale": Field((0.7, 1.3), "Range of the resize factor.", SCALE_RANGE),
+        "scale_per": Field(
+            "photo",
+            "Whether each `photo` or each `batch` draws its factor.",
+            one_of("photo", "batch"),
+        ),
+        "flip_probability": Field(0.5, "Probability of a mirror image.", FRACTION),
+        "jitter": Field(0.3, "Strength of the colour jitter.", FRACTION),
+        "padding_is_background": Field(
+            False,
+            "Padded pixels are background and not salient, instead of left out of the losses.",
+        ),
+    },
+    "model": {
+        "channels": Field(128, "D, channels of a task branch.", ABOVE_0),
+        "dilations": Field(
+            (6, 12, 18),
+            "Dilation rates of the two branch convolutions and of the head's. (6, 12, 18) is for "
+            "output stride 8: if you override `output_stride`, set this, too.",
+            all_at_least(1),
+        ),
+        "head_conv": Field(True, "A dilated 3x3 convolution before the 1x1 prediction."),
+        "dropout": Field(
+            0.5, "Rate of channel-wise dropout before the classification layer.", FRACTION
+        ),
+        "dtype": Field("float32", "Type of the computation.", one_of("float32", "bfloat16")),
+    },
+    "pretrained": {
+        "imagenet": Field(
+            True, "Start from the ImageNet weights that a package brings for the backbone."
+        ),
+        "path": Field(
+            "", "Start from this file of weights, or `params` folder of a phase, instead."
+        ),
+    },
+    "affinity": {
+        "pairwise": Field(
+            True,
+            "A = softmax_j(theta_i . phi_j) of each task. Without it nothing propagates the CAMs.",
+        ),
+        "unary": Field(
+            True, "u = softmax_j(m_j), one query-independent map a task (DNL's unary term)."
+        ),
+        "cross_task": Field(
+            True, "Fuse the tasks' maps by a learned gate; off: the segmentation task's own."
+        ),
+        "refine": Field(
+            "both",
+            "Which predictions get a refined twin A P + gamma 1 (u^T P), and a loss on it.",
+            one_of("none", "seg", "both"),
+        ),
+        "whiten": Field(False, "Subtract the spatial mean of theta and phi (DNL)."),
+        "scale": Field(False, "Divide theta . phi by the square root of a head's channels."),
+        "heads": Field(1, "Heads of each task's pairwise affinity.", ABOVE_0),
+        "backbone_attention": Field(
+            True, "Fuse the backbone's attention heads with the tasks' maps, if it has any."
+        ),
+        "normalize_rows": Field(False, "Scale the rows of the fused A to sum to 1."),
+        "block_mib": Field(
+            2048.0,
+            "Memory for the affinities of a batch, MiB. More are made in blocks of rows: the same "
+            "numbers to 1e-5, more time.",
+            ABOVE_0,
+        ),
+    },
+    "tasks": {
+        "cls": Field(True, "The classification branch."),
+        "sal": Field(True, "The saliency branch."),
+    },
+    "loss": {
+        "classification": Field(1.0, "Weight of the classification loss.", NOT_NEGATIVE),
+        "saliency": Field(1.0, "Weight of the saliency losses.", NOT_NEGATIVE),
+        "segmentation": Field(1.0, "Weight of the segmentation losses.", NOT_NEGATIVE),
+    },
+    "optimizer": {
+        "name": Field("sgd", "The optimiser.", one_of("sgd", "adamw")),
+        "power": Field(0.9, "Power of the poly decay, by step.", NOT_NEGATIVE),
+        "warmup": Field(0, "Steps of linear warm-up.", NOT_NEGATIVE),
+        "clip_norm": Field(
+            0.0, "Gradients of a larger global norm are scaled down to it; 0: off.", NOT_NEGATIVE
+        ),
+        "momentum": Field(0.9, "Momentum of SGD, beta 1 of AdamW.", FRACTION),
+        "second_momentum": Field(0.999, "Beta 2 of AdamW.", FRACTION),
+        "weight_decay": Field(1e-5, "Weight decay; AdamW's is decoupled.", NOT_NEGATIVE),
+        "heads": Field(
+            (r"(cls|seg|sal|cross)_.*",),
+            "Patterns of the parameters whose rate is `head_multiplier` times the rate.",
+        ),
+        "head_multiplier": Field(10.0, "See `heads`.", ABOVE_0),
+        "layer_decay": Field(
+            1.0,
+            "Each layer of the backbone has this share of the rate of the layer above it.",
+            FRACTION,
+        ),
+        "frozen": Field((), "Patterns of the parameters that do not train."),
+    },
+    "classifier": _phase(15),
+    "stages": {"count": Field(5, "Number of stages.", ABOVE_0), **_phase(10)},
+    "log": {
+        "log_every": Field(20, "Steps between two lines of metrics.", ABOVE_0, free=True),
+        "checkpoint_every": Field(200, "Steps between two checkpoints.", ABOVE_0, free=True),
+        "keep": Field(
+            2, "The last checkpoints, so many, and the one of the least loss.", ABOVE_0, free=True
+        ),
+    },
+    "cam": _views((0.5, 1.0, 1.5, 2.0), True, "the initial CAM"),
+    "fuse": {
+        "cam_threshold": Field(0.2, "A CAM above it is an object. Strict.", FRACTION),
+        "spill_threshold": Field(
+            0.5,
+            "CAM without saliency: above this 255, else background. At `cam_threshold` it is the "
+            "paper's rule, where it is always 255.",
+            FRACTION,
+        ),
+        "saliency_threshold": Field(0.06, "A saliency above it is salient. Strict.", FRACTION),
+        "empty_is_background": Field(True, "A photo without any class is background everywhere."),
+    },
+    "walk": {
+        "beta": Field(1.0, "Exponent of the affinity.", NOT_NEGATIVE),
+        "steps": Field(1, "Steps of the random walk.", NOT_NEGATIVE),
+        "normalize": Field(True, "Rows of the affinity sum to 1 before a step."),
+        "restart": Field(0.5, "Share of the CAM itself that a step keeps.", FRACTION),
+    },
+    "label_update": {
+        **_views((0.5, 1.0, 1.5), True, "the updated CAM"),
+        "classifier_weight": Field(
+            0.5,
+            "Share of the first classifier's CAM in the CAM that walks: a stage's classifier "
+            "forgets.",
+            FRACTION,
+        ),
+        "renormalize": Field(
+            True,
+            "Scale the CAM to maximum 1 again after the walk, so that `cam_threshold` keeps its "
+            "meaning.",
+        ),
+        "saliency_weight": Field(
+            0.0,
+            "Share of the network's map in the saliency; the rest is the given map. The paper's "
+            "0.5 goes with a CRF that sharpens the sum.",
+            FRACTION,
+        ),
+        "veto": Field(
+            0.0,
+            "A label to which the network's own segmentation gives less than this becomes 255: "
+            "purer labels, fewer of them.",
+            FRACTION,
+        ),
+    },
+    "crf": {
+        "filter": Field(
+            "lattice",
+            "`lattice`, linear in the pixels, or `exact`, quadratic.",
+            one_of("lattice", "exact"),
+        ),
+    },
+    "crf.saliency": _crf(0, gaussian=(3.0, 3.0), bilateral=(60.0, 5.0, 5.0)),
+    "crf.segmentation": _crf(10, gaussian=(4.0, 3.0), bilateral=(83.0, 5.0, 3.0)),
+    "post": _views((0.5, 1.0, 1.5), True, "a post-processed segmentation"),
+    "predict": _views((1.0,), False, "a segmentation"),
+    "eval": {
+        "batch_size": Field(8, "Whole photos a batch, at most.", ABOVE_0),
+        "megapixels": Field(
+            4.0, "Megapixels a batch, at most; but one photo for each device.", ABOVE_0
+        ),
+        "max_buckets": Field(
+            4, "Sizes that whole photos are padded to; each is compiled once.", ABOVE_0
+        ),
+    },
+}
+"""{section: {field: declaration}}; the section "" holds fields that are in none."""
+
+_ROOT = Field("", "Folder of the data set.")
+_PLANES = {plane.name: Field("none", plane.help) for plane in GIVEN}
+
+DATA_FIELDS: dict[str, dict[str, Field]] = {
+    "shapes": {
+        "seed": Field(0, "Seed of the generated photos.", NOT_NEGATIVE),
+        "sizes": Field(((64, 64),), "(height, width) of the photos, taken in turn."),
+        "train_photos": Field(64, "Photos to train on.", ABOVE_0),
+        "val_photos": Field(16, "Photos to evaluate on.", ABOVE_0),
+    },
+    "voc_folder": {
+        "root": _ROOT,
+        "labels": Field("image_labels.txt", "File of image-level labels, under `data.root`."),
+        **_PLANES,
+    },
+    "voc2012_wsss": {"root": _ROOT, **_PLANES},
+    "coco2014_wsss": {"root": _ROOT, **_PLANES},
+}
+"""{builder: the fields that `data` has beside those of SECTIONS}."""
+
+PRESETS: dict[str, dict[str, object]] = {
+    "plus": {},
+    "paper": {
+        "affinity.unary": False,
+        "fuse.spill_threshold": 0.2,
+        "fuse.empty_is_background": False,
+        "walk.normalize": False,
+        "walk.restart": 0.0,
+        "label_update.scales": (1.0,),
+        "label_update.flip": False,
+        "label_update.classifier_weight": 0.0,
+        "label_update.renormalize": False,
+        "label_update.saliency_weight": 0.5,
+        "crf.saliency.iterations": 1,
+        "model.head_conv": False,
+        "augment.scale": (1.0, 1.0),
+    },
+}
+"""{preset: the fields in which it differs from the defaults}.
+
+`plus` is AuxSegNet+ with our update of the pseudo labels; `paper` and `official` are AuxSegNet
+(ICCV 2021) as its text and as its code have it.
+"""
+PRESETS["official"] = {
+    name: value
+    for name, value in PRESETS["paper"].items()
+    if name not in ("model.head_conv", "augment.scale")
+} | {
+    "augment.scale_per": "batch",
+    "augment.jitter": 0.0,
+    "augment.padding_is_background": True,
+    # The code hands its weight decay to SGD's momentum.
+    "optimizer.momentum": 1e-5,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.heads": (r"(cls|seg|sal)_.*",),
+    "classifier.batch_size": 4,
+    "classifier.lr": 7e-4,
+    "stages.count": 4,
+    "stages.epochs": 15,
+    "stages.batch_size": 4,
+    "stages.lr": 7e-4,
+}

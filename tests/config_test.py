@@ -1,0 +1,310 @@
+"""Configs: found by name, declared in one place, checked before anything runs."""
+
+import dataclasses
+import inspect
+
+import jax
+import ml_collections
+import pytest
+from conftest import REPOSITORY, tiny_config
+
+import auxseg_jax
+from auxseg_jax.config import declared, loading, reference
+from auxseg_jax.config.loading import load_config
+from auxseg_jax.config.validation import check
+from auxseg_jax.configs import common, fields
+from auxseg_jax.data import loader, sources, transforms
+from auxseg_jax.data.planes import GIVEN
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.inference import crf
+from auxseg_jax.inference.segmentation import Views
+from auxseg_jax.models import auxsegnet
+from auxseg_jax.models.affinity import TaskAffinity
+from auxseg_jax.pseudo import fuse, random_walk, update
+from auxseg_jax.runs import build
+from auxseg_jax.runs.run import train
+from auxseg_jax.training import losses, optimizer
+from auxseg_jax.training.loop import Schedule
+
+
+def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
+    for section in (
+        "data",
+        "loader",
+        "augment",
+        "optimizer",
+        "affinity",
+        "walk",
+        "label_update",
+        "fuse",
+        "cam",
+        "predict",
+        "eval",
+        "log",
+        "loss",
+    ):
+        config = tiny_config(tmp_path)
+        config[section].nonsense = 1
+        with pytest.raises(ValueError, match=f"{section}.nonsense: there is no such field"):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        *(
+            ("msrc", words)
+            for words in (
+                "full",
+                "paper",
+                "official",
+                "ablation",
+                "official,resnet38",
+                "resnet50,full",
+                "paper,resnet101",
+            )
+        ),
+        *(
+            (name, words)
+            for name in ("voc", "coco")
+            for words in ("", "official", "paper,efficientnet_lite0")
+        ),
+    ],
+)
+def test_every_variant_can_be_built(name, argument):
+    config = load_config(f"{name}:{argument}")
+    check(config)
+    params = build.abstract_params(config, build.network(config, 20))
+    options = build.optimizer_options(config, lr=0.1, frozen=config.optimizer.frozen)
+    optimizer.make_optimizer(params, 10, options)
+    assert ("m" in params["seg_affinity"]) == (
+        "paper" not in argument and "official" not in argument
+    )
+    assert ("conv" in params["seg_head"]) == ("paper" not in argument)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("nope,full", "not nope"),
+        ("paper,official", "exclude each other"),
+        ("resnet38,resnet50", "exclude"),
+    ],
+)
+def test_variants_of_msrc_that_there_are_not(argument, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(f"msrc:{argument}")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in loading.names() if name not in ("tiny", "voc", "coco")]
+)  # run elsewhere; with a network of a GPU's size
+@pytest.mark.slow
+def test_every_config_starts(name, tmp_path):
+    """Every phase for a step, with the config's own network, on small photos."""
+    config = load_config(name)
+    config.compilation_cache = jax.config.jax_compilation_cache_dir
+    config.mesh.data = 1
+    config.crf.segmentation.iterations = 0  # it would be compiled, for every config alike
+    config.data = {
+        "builder": "shapes",
+        "train_split": "train",
+        "val_split": "val",
+        "cache_dir": str(tmp_path / "data"),
+    }
+    config.data.update({"seed": 0, "sizes": ((48, 64),), "train_photos": 8, "val_photos": 8})
+    config.augment.crop = 48
+    for section in (config.cam, config.label_update, config.predict, config.post):
+        section.update({"scales": (1.0,), "flip": False})  # every view is compiled
+    for section in (config.classifier, config.stages, config.eval):
+        section.batch_size = 8
+    config.classifier.epochs = config.stages.epochs = config.stages.count = 1
+    results = train(config, tmp_path / "run")
+    assert results.final.stage == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "fuse.spill_threshold",
+            0.1,
+            "fuse.spill_threshold=0.1: must not be below fuse.cam_threshold=0.2",
+        ),
+        ("augment.scale", (1.3, 0.7), "augment.scale=.*: needs the least and the largest factor"),
+        ("augment.scale", (0.5,), "augment.scale=.*: needs the least and the largest factor"),
+        ("augment.jitter", 2.0, "augment.jitter=2.0: must be between 0 and 1"),
+        ("loss.saliency", -1.0, "loss.saliency=-1.0: must not be below 0"),
+        ("model.dilations", (1, 0, 3), "model.dilations=.*: must be at least 1"),
+        ("cam.scales", (), r"cam.scales=\(\): needs factors above 0"),
+        ("predict.scales", (1.0, 0.0), "predict.scales=.*: needs factors above 0"),
+        ("crf.filter", "box", "crf.filter='box' is not one of lattice, exact"),
+        (
+            "crf.saliency.bilateral_srgb",
+            0.0,
+            "crf.saliency.bilateral_srgb=0.0: must be at least 0.05",
+        ),
+        ("crf.segmentation.iterations", -1, "crf.segmentation.iterations=-1: must not be below 0"),
+        (
+            "crf.segmentation.colour",
+            1.0,
+            "crf.segmentation.colour: there is no such field; there are bilateral_srgb,",
+        ),
+        ("walk.restart", 1.5, "walk.restart=1.5: must be between 0 and 1"),
+        ("walk.steps", -1, "walk.steps=-1: must not be below 0"),
+        ("optimizer.frozen", ("nope",), "the pattern 'nope' matches no parameter"),
+        (
+            "pretrained.imagenet",
+            True,
+            "there are no packaged ImageNet weights for the backbone 'tiny'",
+        ),
+        ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0, and finite"),
+        ("affinity.block_mib", float("inf"), "affinity.block_mib=inf: must be above 0, and finite"),
+        ("log.log_every", 0, "log.log_every=0: must be above 0, and finite"),
+        ("augment.crop", 0, "augment.crop=0: must be above 0, and finite"),
+        ("stages.batch_size", 0, "stages.batch_size=0: must be above 0, and finite"),
+        (
+            "model.backbone.stride",
+            8,
+            "model.backbone.stride: there is no such field; there are output_stride, width",
+        ),
+        ("augment.scale_per", "epoch", "augment.scale_per='epoch' is not one of photo, batch"),
+        ("supervision", "boxes", "supervision='boxes' is not one of"),
+        ("tasks.cls", False, "without the classification branch there are no CAMs"),
+    ],
+)
+def test_values_that_cannot_work_are_named_before_anything_is_written(
+    tmp_path, field, value, message
+):
+    config = tiny_config(tmp_path)
+    *sections, name = field.split(".")
+    section = config
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def keywords(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def attributes(record, *others):
+    return {field.name for field in dataclasses.fields(record)} - {"parent", "name", *others}
+
+
+def test_the_declared_fields_are_those_that_the_code_takes():
+    """No dead field, and none that is not declared."""
+    code = {
+        "mesh": keywords(mesh_lib.make_mesh),
+        "loader": attributes(loader.ReadOptions),
+        "augment": attributes(transforms.Augmentation, "mean", "std"),
+        "model": attributes(auxsegnet.AuxSegNet, "num_classes", "backbone", "affinity", "tasks"),
+        "affinity": attributes(TaskAffinity, "sources") | set(auxsegnet._NETWORK_SWITCHES),
+        "loss": keywords(losses.total),
+        "optimizer": attributes(optimizer.Options, "lr", "layers") | {"name"},
+        "log": attributes(Schedule, "steps", "checkpoint_dir"),
+        "cam": attributes(Views),
+        "predict": attributes(Views),
+        "post": attributes(Views),
+        "fuse": keywords(fuse.fuse),
+        "walk": keywords(random_walk.random_walk),
+        "label_update": attributes(update.UpdateOptions),
+        "crf.saliency": attributes(crf.CrfOptions, "filter"),
+        "crf.segmentation": attributes(crf.CrfOptions, "filter"),
+        "eval": attributes(loader.BatchOptions, "mean", "std", "grid", "devices", "share"),
+    }
+    for section, names in code.items():
+        assert set(fields.SECTIONS[section]) == names, section
+    planes = {plane.name for plane in GIVEN}
+    for builder, make in sources.SOURCES.items():
+        own = keywords(make) - {"train_split", "val_split"}
+        own |= planes if builder != "shapes" else set()
+        assert set(fields.DATA_FIELDS[builder]) == own, builder
+    assert set(sources.SOURCES) == set(fields.DATA_FIELDS)
+
+
+def test_words_of_the_declared_fields_are_those_of_the_code():
+    choices = {
+        "affinity.refine": auxsegnet.REFINED_TASKS,
+        "crf.filter": crf.FILTERS,
+        "optimizer.name": optimizer.NAMES,
+    }
+    for name, words in choices.items():
+        section, field = name.rsplit(".", 1)
+        text = fields.SECTIONS[section][field].range.text
+        assert text == f"is not one of {', '.join(words)}"
+
+
+def test_every_default_is_in_its_range():
+    for section, declarations in (*fields.SECTIONS.items(), *fields.DATA_FIELDS.items()):
+        for name, field in declarations.items():
+            assert field.fault(name, field.default) is None, f"{section}.{name}"
+            assert field.help.endswith("."), f"{section}.{name}"
+
+
+def test_the_reference_is_what_the_fields_say():
+    page = REPOSITORY / "docs/configuration.md"
+    assert page.read_text() == reference.render(), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("augment.crop", 32.5, "augment.crop=32.5: must be a whole number"),
+        ("model.head_conv", 1, "model.head_conv=1: must be True or False"),
+        ("cam.scales", 1.0, "cam.scales=1.0: must be a list, each entry a number"),
+        ("model.dtype", 3, "model.dtype=3: must be text"),
+        ("stages.lr", "fast", "stages.lr='fast': must be a number"),
+    ],
+)
+def test_values_of_another_type_are_named(name, value, message):
+    content = load_config("tiny").to_dict()
+    section, field = name.split(".")
+    content[section][field] = value
+    with pytest.raises(auxseg_jax.UserError, match=message):
+        check(ml_collections.ConfigDict(content))
+
+
+def test_configs_are_found_by_name_and_by_file(tmp_path):
+    by_name = load_config("msrc:official,resnet38")
+    by_file = load_config(f"{REPOSITORY / 'configs/msrc.py'}:official,resnet38")
+    assert by_name.to_dict() == by_file.to_dict()
+    own = tmp_path / "mine.py"
+    own.write_text("from auxseg_jax.configs import demo\nget_config = demo.get_config\n")
+    config = load_config(str(own), **{"stages.count": 1}, walk={"steps": 2}, seed=7)
+    assert (config.stages.count, config.walk.steps, config.seed) == (1, 2, 7)
+    for name, overrides, message in (
+        ("nope", {}, "no such file, and no such config; there are coco, demo, msrc, tiny, voc"),
+        ("tiny:quick", {}, "tiny.py takes no words after its name"),
+        ("tiny", {"stages.epoch": 1}, "the config has no such field: stages.epoch"),
+        ("tiny", {"stage": {"epochs": 1}}, "the config has no such field: stage"),
+        ("tiny", {"seed": "x"}, "seed='x': "),
+    ):
+        with pytest.raises(auxseg_jax.UserError, match=message):
+            load_config(name, **overrides)
+
+
+def test_fields_that_may_change():
+    free = {"mesh/data", "loader/threads", "log/keep", "data/cache_dir", "compilation_cache"}
+    assert all(map(declared.is_free, free))
+    assert not any(
+        map(declared.is_free, ("seed", "data/root", "stages/lr", "crf/saliency/iterations"))
+    )
+
+
+def test_presets_differ_where_the_table_says():
+    plus = common.get_config()
+    for preset, changes in fields.PRESETS.items():
+        config = common.get_config(preset)
+        for section, declarations in fields.SECTIONS.items():
+            for name in declarations:
+                full = f"{section}.{name}" if section else name
+                ours, default = config, plus
+                for part in full.split("."):
+                    ours, default = ours[part], default[part]
+                assert ours == changes.get(full, default), (preset, full)

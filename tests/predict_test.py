@@ -1,0 +1,211 @@
+"""Prediction: arrays from Python, files from the command line, and what is refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import launch
+from PIL import Image
+
+import auxseg_jax
+from auxseg_jax.cli.predict import predict_files
+from auxseg_jax.data import shapes, transforms
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import images
+from auxseg_jax.inference import crf
+from auxseg_jax.models import backbones
+from auxseg_jax.models.layers import resize_bilinear
+from auxseg_jax.pixel_labels import palette
+from auxseg_jax.runs import build
+from auxseg_jax.training import checkpoint
+
+
+@pytest.mark.slow
+def test_predict(finished, tmp_path, rng):
+    workdir, *_ = finished
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, size in (("a", (40, 33)), ("b", (25, 60))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / f"{name}.jpg")
+    (photos / "c.jpg").write_bytes(b"no photo")
+    show = "--show=overlay,saliency,cam,affinity"
+    process = launch(
+        "predict",
+        "--post",
+        show,
+        "--point=10,20",
+        f"--workdir={workdir}",
+        f"--input={photos}/*.jpg",
+        f"--output={tmp_path / 'masks'}",
+    )
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1 and "2 masks in" in output, output
+    assert "1 photos could not be read:" in output and "c.jpg: not a readable image" in output
+    assert (tmp_path / "masks/classes.csv").read_text().splitlines()[:2] == [
+        "index,class,colour",
+        "0,background,#000000",
+    ]
+    for name, size in (("a", (40, 33)), ("b", (25, 60))):
+        with Image.open(tmp_path / "masks" / f"{name}.png") as mask:
+            assert mask.mode == "P" and mask.size == size[::-1]
+        with Image.open(tmp_path / "masks/overlay" / f"{name}.jpg") as overlay:
+            assert overlay.mode == "RGB" and overlay.size == size[::-1]
+        for kind in ("saliency", "affinity"):
+            with Image.open(tmp_path / "masks" / kind / f"{name}.png") as grey:
+                assert grey.mode == "L" and grey.size == size[::-1]
+
+
+@pytest.mark.parametrize("block_mib", [2048.0, 1e-4])
+def test_what_predict_shows_is_what_the_network_says(finished, tmp_path, block_mib):
+    workdir, _, config = finished
+    y, x = np.mgrid[:32, :40]
+    photo = np.stack([6 * x, 7 * y, 100 + 3 * (x - y)], -1).astype(
+        np.uint8
+    )  # smooth: a JPEG keeps it
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    shutil.copytree(
+        workdir,
+        tmp_path / "run",
+        ignore=shutil.ignore_patterns("checkpoints", "classifier", "cam", "val", "post", "pseudo"),
+    )
+    content = json.loads((workdir / "config.json").read_text())
+    content["affinity"]["block_mib"] = block_mib
+    (tmp_path / "run/config.json").write_text(json.dumps(content))
+    predict_files(
+        tmp_path / "run",
+        [str(tmp_path / "a.png")],
+        tmp_path / "masks",
+        show=("overlay", "cam", "affinity"),
+        point=(33, 5),
+    )
+    network = build.network(config, len(shapes.CLASSES) - 1)
+    params = checkpoint.load_params(
+        workdir / "stage_01/params",
+        build.abstract_params(config, network),
+        mesh_lib.make_mesh(data=1),
+    )
+    spec = backbones.normalisation(dict(config.model.backbone))
+    outputs = network.apply({"params": params}, transforms.normalize(photo, **spec)[None])
+    height, width = outputs["cam"].shape[1:3]
+    row = (
+        outputs["affinity"]
+        .whole[0]
+        .reshape(height, width, height, width)[5 * height // 32, 33 * width // 40]
+    )
+    found = images.read_plane(tmp_path / "masks/affinity/a.png")
+    expected = (
+        np.asarray(resize_bilinear((row / row.max())[None, ..., None], (32, 40)))[0, ..., 0] * 255
+    )
+    np.testing.assert_allclose(found, expected, atol=1)
+    present = {
+        shapes.CLASSES[k + 1] for k in np.flatnonzero(np.asarray(outputs["cls_logits"])[0] > 0)
+    }
+    assert {path.name.split(".")[1] for path in (tmp_path / "masks").glob("cam/a.*.png")} == present
+    labels = images.read_plane(tmp_path / "masks/a.png")
+    with Image.open(tmp_path / "masks/overlay/a.jpg") as overlay:
+        drawn = np.asarray(overlay).astype(int)
+    expected = np.where(labels[..., None] > 0, (photo.astype(int) + palette()[labels]) // 2, photo)
+    assert np.abs(drawn - expected).mean() < 8
+
+
+def test_predict_shows_only_what_there_is(finished, tmp_path):
+    workdir, *_ = finished
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    for arguments, message in (
+        ({"show": ("map",)}, "cannot show map; it can show overlay, saliency, cam, affinity"),
+        ({"show": ("affinity",)}, "go together"),
+        ({"point": (1, 1)}, "go together"),
+        (
+            {"show": ("affinity",), "point": (20, 1)},
+            "--point=20,1 is outside a photo; the smallest are 20 wide and 20 high",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predict_files(workdir, [str(tmp_path / "a.png")], tmp_path / "masks", **arguments)
+    assert not (tmp_path / "masks").exists()
+
+
+def test_post_processing_gives_the_crf_the_photos_colours(finished, tmp_path, rng, monkeypatch):
+    workdir, _, config = finished
+    photo = rng.integers(0, 256, (32, 40, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    given = {}
+
+    def red(image, probabilities, inside, options):
+        given.update(options=options, probabilities=probabilities.shape, inside=inside.shape)
+        return jax.nn.one_hot((image[..., 0] == 200).astype(int), probabilities.shape[-1])
+
+    monkeypatch.setattr(crf, "segmentation", red)
+    predict_files(workdir, [str(tmp_path / "a.png")], tmp_path / "masks", post=True)
+    np.testing.assert_array_equal(images.read_plane(tmp_path / "masks/a.png"), photo[..., 0] == 200)
+    assert given.pop("probabilities")[-1] == len(shapes.CLASSES) and len(given.pop("inside")) == 2
+    assert given == {"options": build.crf_options(config, "segmentation")}
+
+
+def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
+    workdir, *_ = finished
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.jpg")
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "good.png")
+    with pytest.raises(
+        ValueError, match=r"good\.png and .*good\.jpg would both be written to good\.png"
+    ):
+        predict_files(workdir, [f"{tmp_path}/*.*"], tmp_path / "masks")
+    assert not (tmp_path / "masks").exists()
+    with pytest.raises(
+        ValueError, match=r"no photo can be read:\n  .*bad\.jpg: not a readable image"
+    ):
+        predict_files(workdir, [f"{tmp_path}/bad.jpg"], tmp_path / "masks")
+    with pytest.raises(UserError, match="no file matches --input="):
+        predict_files(workdir, [f"{tmp_path}/*.tif"], tmp_path / "masks")
+    with pytest.raises(UserError, match="holds no trained stage"):
+        predict_files(tmp_path, [f"{tmp_path}/good.jpg"], tmp_path / "masks")
+
+
+def test_predict_does_not_overwrite_photos(finished, tmp_path):
+    workdir, *_ = finished
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ValueError, match="the masks would overwrite the photos"):
+        predict_files(workdir, [f"{tmp_path}/*.png"], tmp_path)
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_arrays_are_those_of_the_files(finished, tmp_path, rng):
+    workdir, *_ = finished
+    photos = [rng.integers(0, 256, size, np.uint8) for size in ((40, 33, 3), (25, 60, 3))]
+    for name, photo in zip("ab", photos, strict=True):
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+    show = ("probabilities", "saliency", "cam", "affinity")
+    predictor = auxseg_jax.load(workdir)
+    assert predictor.classes == shapes.CLASSES and predictor.stage == "stage_01"
+    # A path and an array may be mixed; the order is that of the photos.
+    found = predictor.predict([photos[0], tmp_path / "b.png"], show=show, point=(5, 6))
+    written = show[1:]
+    predict_files(workdir, [f"{tmp_path}/*.png"], tmp_path / "masks", show=written, point=(5, 6))
+    for name, photo, prediction in zip("ab", photos, found, strict=True):
+        labels = images.read_plane(tmp_path / "masks" / f"{name}.png")
+        np.testing.assert_array_equal(prediction.labels, labels)
+        assert prediction.probabilities.shape == (*photo.shape[:2], len(shapes.CLASSES))
+        np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, atol=1e-5)
+        np.testing.assert_array_equal(prediction.probabilities.argmax(-1), labels)
+        for kind in ("saliency", "affinity"):
+            grey = images.read_plane(tmp_path / "masks" / kind / f"{name}.png")
+            np.testing.assert_allclose(255 * getattr(prediction, kind), grey, atol=0.51)
+        files = {p.name.split(".")[1] for p in (tmp_path / "masks/cam").glob(f"{name}.*")}
+        assert set(prediction.cams) == files
+
+
+def test_photos_that_python_cannot_have_are_refused(finished, tmp_path):
+    predictor = auxseg_jax.load(finished[0])
+    (tmp_path / "bad.jpg").write_bytes(b"no photo")
+    for photos, message in (
+        ([tmp_path / "bad.jpg"], "not a readable image"),
+        ([np.zeros((4, 4), np.uint8)], r"expected photos as uint8 \[H, W, 3\]"),
+        ("a.jpg", "expected a list of photos"),
+    ):
+        with pytest.raises(auxseg_jax.UserError, match=message):
+            predictor.predict(photos)
