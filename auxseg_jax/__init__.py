@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         evaluate,
         load,
         load_config,
+        predict_files,
         train,
     )
 
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_config",
+    "predict_files",
     "train",
 ]
 

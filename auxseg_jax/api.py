@@ -13,6 +13,7 @@ from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import scores
 from auxseg_jax.evaluation.score import score_folder
 from auxseg_jax.report.results import Results
+from auxseg_jax.runs.prediction_files import predict_files
 from auxseg_jax.runs.predictor import Prediction, Predictor
 from auxseg_jax.runs.run import train
 
@@ -25,6 +26,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_config",
+    "predict_files",
     "train",
 ]
 
@@ -46,7 +48,7 @@ def load(workdir: epath.PathLike) -> Predictor:
     """Loads the network of the last trained stage of a workdir.
 
     Raises:
-      UserError: no stage is trained there.
+      UserError: no stage is trained there, or it cannot be read.
     """
     return Predictor(workdir)
 

@@ -15,8 +15,8 @@ _collector: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
 class UserError(ValueError):
     """A config, an input file or a command that cannot be used. The message says what to do.
 
-    The command line prints the message alone. Every other exception is a bug and keeps its
-    traceback.
+    The command line prints the message alone, as it does of the system's errors (OSError: a full
+    disk, a file that may not be read). Every other exception is a bug and keeps its traceback.
 
     Attributes:
       faults: the single faults, if several are reported together.

@@ -79,7 +79,7 @@ def set_backbone(config: ml_collections.ConfigDict, name: str, **fields: Any) ->
       **fields: fields of the backbone with other values than its defaults.
     """
     record = BACKBONES[name]
-    config.model.backbone = {"name": name, **record.fields, **fields}
+    config.model.backbone = record.section(name, **fields)
     stride = config.model.backbone.get("output_stride", record.stride)
     rates = SECTIONS["model"]["dilations"].default
     config.model.dilations = tuple(rate * _STRIDE_OF_DILATIONS // stride for rate in rates)

@@ -7,10 +7,14 @@ it, because workdirs of older versions get it.
 
 from auxseg_jax.config.field import (
     ABOVE_0,
+    BELOW_1,
     FRACTION,
     NOT_NEGATIVE,
+    PATTERNS,
     SCALE_RANGE,
     SCALES,
+    SHARE,
+    SIZES,
     Field,
     all_at_least,
     at_least,
@@ -96,7 +100,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "loader": {
         "threads": Field(2, "Threads that decode and augment.", ABOVE_0, free=True),
-        "prefetch": Field(8, "Examples or batches that wait.", ABOVE_0, free=True),
+        "prefetch": Field(8, "Examples or batches that wait.", NOT_NEGATIVE, free=True),
     },
     "augment": {
         "crop": Field(321, "Side of a training crop, pixels.", ABOVE_0),
@@ -181,20 +185,21 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "clip_norm": Field(
             0.0, "Gradients of a larger global norm are scaled down to it; 0: off.", NOT_NEGATIVE
         ),
-        "momentum": Field(0.9, "Momentum of SGD, beta 1 of AdamW.", FRACTION),
-        "second_momentum": Field(0.999, "Beta 2 of AdamW.", FRACTION),
+        "momentum": Field(0.9, "Momentum of SGD, beta 1 of AdamW.", BELOW_1),
+        "second_momentum": Field(0.999, "Beta 2 of AdamW.", BELOW_1),
         "weight_decay": Field(1e-5, "Weight decay; AdamW's is decoupled.", NOT_NEGATIVE),
         "heads": Field(
             (r"(cls|seg|sal|cross)_.*",),
             "Patterns of the parameters whose rate is `head_multiplier` times the rate.",
+            PATTERNS,
         ),
         "head_multiplier": Field(10.0, "See `heads`.", ABOVE_0),
         "layer_decay": Field(
             1.0,
             "Each layer of the backbone has this share of the rate of the layer above it.",
-            FRACTION,
+            SHARE,
         ),
-        "frozen": Field((), "Patterns of the parameters that do not train."),
+        "frozen": Field((), "Patterns of the parameters that do not train.", PATTERNS),
     },
     "classifier": _phase(15),
     "stages": {"count": Field(5, "Number of stages.", ABOVE_0), **_phase(10)},
@@ -278,7 +283,7 @@ _PLANES = {plane.name: Field("none", plane.help) for plane in GIVEN}
 DATA_FIELDS: dict[str, dict[str, Field]] = {
     "shapes": {
         "seed": Field(0, "Seed of the generated photos.", NOT_NEGATIVE),
-        "sizes": Field(((64, 64),), "(height, width) of the photos, taken in turn."),
+        "sizes": Field(((64, 64),), "(height, width) of the photos, taken in turn.", SIZES),
         "train_photos": Field(64, "Photos to train on.", ABOVE_0),
         "val_photos": Field(16, "Photos to evaluate on.", ABOVE_0),
     },

@@ -114,6 +114,7 @@ def test_cross_task_fusion(rng):
 
 @pytest.mark.parametrize("block", [1, 4, 34, 35])
 @pytest.mark.parametrize(("fused", "normalized"), [(True, False), (True, True), (False, False)])
+@pytest.mark.slow
 def test_blocks_of_rows_are_the_whole(rng, block, fused, normalized):
     """Values and gradients."""
     positions = HEIGHT * WIDTH

@@ -9,6 +9,7 @@ from conftest import REPOSITORY, launch
 from auxseg_jax import cli
 
 
+@pytest.mark.slow
 def test_a_mistyped_override_is_one_line(tmp_path):
     for arguments, message in (
         (
@@ -80,6 +81,7 @@ def test_the_plan_is_printed(capsys):
     assert "stage_01/pseudo_score" in out and "reads masks of" in out
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_heavy():
     script = """
 import sys, auxseg_jax, auxseg_jax.cli

@@ -9,6 +9,8 @@ import pytest
 from conftest import REPOSITORY, tiny_config
 
 import auxseg_jax
+from auxseg_jax.analysis import compiled
+from auxseg_jax.cli import compiled as cli_compiled
 from auxseg_jax.config import declared, loading, reference
 from auxseg_jax.config.loading import load_config
 from auxseg_jax.config.validation import check
@@ -167,8 +169,15 @@ def test_every_config_starts(name, tmp_path):
         (
             "model.backbone.stride",
             8,
-            "model.backbone.stride: there is no such field; there are output_stride, width",
+            "model.backbone.stride: there is no such field; there are name, output_stride, width",
         ),
+        ("model.backbone.name", "resnet", "model.backbone.name='resnet' is not one of"),
+        ("model.backbone.output_stride", 12, "output_stride=12 is not one of 4, 8"),
+        ("affinity.refine", "all", "affinity.refine='all' is not one of none, seg, both"),
+        ("affinity.heads", 3, "affinity.heads=3 does not divide model.channels"),
+        ("model.dilations", (1, 2), "model.dilations needs 3 rates"),
+        ("optimizer.frozen", ("(",), r"optimizer.frozen=\('\(',\): needs regular expressions"),
+        ("optimizer.second_momentum", 1.0, "must be at least 0 and below 1"),
         ("augment.scale_per", "epoch", "augment.scale_per='epoch' is not one of photo, batch"),
         ("supervision", "boxes", "supervision='boxes' is not one of"),
         ("tasks.cls", False, "without the classification branch there are no CAMs"),
@@ -221,7 +230,7 @@ def test_the_declared_fields_are_those_that_the_code_takes():
     for section, names in code.items():
         assert set(fields.SECTIONS[section]) == names, section
     planes = {plane.name for plane in GIVEN}
-    for builder, make in sources.SOURCES.items():
+    for builder, (make, *_) in sources.SOURCES.items():
         own = keywords(make) - {"train_split", "val_split"}
         own |= planes if builder != "shapes" else set()
         assert set(fields.DATA_FIELDS[builder]) == own, builder
@@ -238,6 +247,8 @@ def test_words_of_the_declared_fields_are_those_of_the_code():
         section, field = name.rsplit(".", 1)
         text = fields.SECTIONS[section][field].range.text
         assert text == f"is not one of {', '.join(words)}"
+    assert tuple(cli_compiled.PROGRAMS) == compiled.PROGRAMS
+    assert tuple(cli_compiled.EFFORTS) == compiled.EFFORTS
 
 
 def test_every_default_is_in_its_range():
@@ -281,6 +292,7 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
     for name, overrides, message in (
         ("nope", {}, "no such file, and no such config; there are coco, demo, msrc, tiny, voc"),
         ("tiny:quick", {}, "tiny.py takes no words after its name"),
+        (str(REPOSITORY / "README.md"), {}, "is no config: a config is a Python file"),
         ("tiny", {"stages.epoch": 1}, "the config has no such field: stages.epoch"),
         ("tiny", {"stage": {"epochs": 1}}, "the config has no such field: stage"),
         ("tiny", {"seed": "x"}, "seed='x': "),

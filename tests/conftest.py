@@ -32,12 +32,14 @@ _CHECKED += [
 ]
 install_import_hook([f"auxseg_jax.{name}" for name in _CHECKED], "beartype.beartype")
 
+from auxseg_jax import trees
 from auxseg_jax.configs import tiny
 from auxseg_jax.data import dataset
 from auxseg_jax.devices import compilation
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images, storage
 from auxseg_jax.runs.run import train
+from auxseg_jax.weights import names
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -81,6 +83,13 @@ def pytest_cmdline_main(config):
     is_default = given == str(REPOSITORY.parent / "shared" / "fixtures")
     if not is_default and not any(pathlib.Path(given).glob("*.npz")):
         raise pytest.UsageError(f"--recorded: there are no recorded arrays (*.npz) in {given}")
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests that need a whole run, which takes the better part of a minute, as slow."""
+    for item in items:
+        if "finished" in item.fixturenames:
+            item.add_marker("slow")
 
 
 def recorded_arrays(config) -> pathlib.Path:
@@ -194,6 +203,13 @@ def finished(tmp_path_factory):
     with storage.lock(base / ".lock", wait=True):
         results = train(config, base / "run").to_json()
     return base / "run", results, config
+
+
+def state_dict(params, naming):
+    """{key: array in torch's layout} of the parameters that the naming knows."""
+    flat = trees.flatten(params)
+    keys = names.keys_of(flat, naming)
+    return {key: names.from_layout(name, np.asarray(flat[name])) for name, key in keys.items()}
 
 
 @contextlib.contextmanager

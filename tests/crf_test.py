@@ -86,6 +86,7 @@ def pytest_generate_tests(metafunc):
     recorded(metafunc, "segmentation_file", "crf_seg_in*.npz")
 
 
+@pytest.mark.slow
 def test_saliency_is_pydensecrfs(saliency_file):
     arrays = np.load(saliency_file)
     names = sorted(key.removesuffix("_img") for key in arrays if key.endswith("_img"))
@@ -101,6 +102,7 @@ def test_saliency_is_pydensecrfs(saliency_file):
         assert ((found > 0.5) == (wanted > 0.5)).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_segmentation_is_pydensecrfs(segmentation_file):
     arrays = dict(np.load(segmentation_file)) | dict(
         np.load(segmentation_file.with_name(segmentation_file.name.replace("_in", "_out")))
@@ -167,6 +169,7 @@ def test_exact_is_the_mean_field(rng):
     np.testing.assert_allclose(found, twin(image, unary, **options), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_exact_holds_a_block_of_rows_at_a_time(rng, monkeypatch):
     image, unary = photo(rng), energies(rng)
     whole = field("exact")(image, unary, everywhere(image))
@@ -177,6 +180,7 @@ def test_exact_holds_a_block_of_rows_at_a_time(rng, monkeypatch):
 
 
 @pytest.mark.parametrize("filter", ["lattice", "exact"])
+@pytest.mark.slow
 def test_probabilities_sum_to_one(rng, filter):
     image, unary = photo(rng), energies(rng)
     found = np.asarray(jitted_field(filter)(image, unary, everywhere(image)))
@@ -197,6 +201,7 @@ def test_labels_may_be_renamed(rng, filter):
 
 
 @pytest.mark.parametrize("filter", ["lattice", "exact"])
+@pytest.mark.slow
 def test_padding_of_a_bucket_changes_nothing(rng, filter):
     image, unary = photo(rng), energies(rng)
     inside = np.pad(everywhere(image), ((0, 11), (0, 6)))
@@ -209,6 +214,7 @@ def test_padding_of_a_bucket_changes_nothing(rng, filter):
 
 
 @pytest.mark.parametrize("filter", ["lattice", "exact"])
+@pytest.mark.slow
 def test_photos_of_a_bucket_do_not_meet(rng, filter):
     images, unaries = np.stack([photo(rng), photo(rng)]), np.stack([energies(rng), energies(rng)])
     inside = np.stack([everywhere(images[0]), everywhere(images[0])])
@@ -219,6 +225,7 @@ def test_photos_of_a_bucket_do_not_meet(rng, filter):
         np.testing.assert_allclose(together[row][inside[row]], alone[inside[row]], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_in_a_photo_of_one_colour_both_kernels_are_of_position(rng):
     """The colours drop out: the bilateral kernel is a Gaussian of its sxy."""
     image, unary = np.full((21, 30, 3), 90, np.float32), energies(rng)
@@ -263,6 +270,7 @@ def test_a_saliency_of_one_and_a_rounding_error_is_one(rng):
     assert np.isfinite(wanted).all()
 
 
+@pytest.mark.slow
 def test_no_iterations_leave_the_energies(rng):
     image, unary = photo(rng), energies(rng)
     found = field("lattice", iterations=0)(image, unary, everywhere(image))
@@ -270,6 +278,7 @@ def test_no_iterations_leave_the_energies(rng):
 
 
 @pytest.mark.parametrize(("spread", "spare"), [(0.1, 5), (4.0, 0), (120.0, None)])
+@pytest.mark.slow
 def test_the_lattice_has_room_for_all_vertices(rng, spread, spare, monkeypatch):
     """From few vertices to nearly one a pixel: with room for just as many, some more, all."""
     monkeypatch.setattr(crf, "_LEAST_CAPACITY", 1)
@@ -376,6 +385,7 @@ def dictionary_blur(vertices, weights, values):
 @pytest.mark.parametrize(
     "limits", [(30.0,), (9.0, 6.0), (2.0, 2.0, 2.0), (1.0, 1.0, 8.0, 8.0, 8.0)]
 )
+@pytest.mark.slow
 def test_vertices_are_those_of_the_lattice(rng, limits):
     points = (rng.random((900, len(limits))) * limits).astype(np.float32)
     inside = rng.random(900) < 0.8

@@ -18,7 +18,7 @@ ALLOWED = {
     "files": {"errors", "pixel_labels"},
     "devices": {"errors", "files"},
     "data": LEAVES,
-    "models": LEAVES - {"files"},
+    "models": (LEAVES - {"files"}) | {"config"},  # `config.field` declares a backbone's fields.
     "weights": LEAVES | {"models"},
     "training": LEAVES | {"devices", "models"},
     "inference": LEAVES | {"devices", "data", "models"},

@@ -37,6 +37,7 @@ class Photos:
 
 
 @pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.slow
 def test_every_device_does_its_own_photos(rng, devices):
     reader, seen, written = Photos(rng), [], {}
 

@@ -21,21 +21,21 @@ def test_both_conventions_for_255(rng):
     prediction = np.where(
         rng.random((20, 30)) < 0.6, truth, rng.choice([0, 1, 2, 255], (20, 30))
     ).astype(np.uint8)
-    scores = metrics.iou_scores(metrics.confusion(prediction, truth, 4))  # class 3 is absent
+    scores = metrics.iou_scores(metrics.confusion(prediction, truth, 4), "abcd")  # d is absent
     out = [slow_iou(prediction, truth, k, False) for k in range(4)]
     miss = [slow_iou(prediction, truth, k, True) for k in range(4)]
     assert out[3] is None and miss[3] is None
     np.testing.assert_allclose(scores.miou, np.mean(out[:3]))
     np.testing.assert_allclose(scores.miou_255_as_miss, np.mean(miss[:3]))
-    np.testing.assert_allclose(scores.per_class[:3], miss[:3])
-    assert scores.per_class[3] is None
+    np.testing.assert_allclose([scores.per_class[name] for name in "abc"], miss[:3])
+    assert scores.per_class["d"] is None
     assert scores.miou > scores.miou_255_as_miss
 
 
 def test_precision_and_recall():
     truth = np.array([[0, 0, 0, 1, 1, 1]], np.uint8)
     prediction = np.array([[0, 0, 255, 1, 255, 0]], np.uint8)
-    scores = metrics.iou_scores(metrics.confusion(prediction, truth, 2))
+    scores = metrics.iou_scores(metrics.confusion(prediction, truth, 2), "ab")
     np.testing.assert_allclose(scores.precision, 100 * (2 / 3 + 1) / 2)
     np.testing.assert_allclose(scores.recall, 100 * (2 / 3 + 1 / 3) / 2)
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import recorded_arrays
+from conftest import recorded_arrays, state_dict
 
 from auxseg_jax import trees
 from auxseg_jax.configs import common
@@ -113,7 +113,7 @@ def weights(seed: int) -> tuple[dict, dict[str, np.ndarray]]:
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), template)
     state = {
         key: weights_for(key, value.shape, seed)
-        for key, value in torch_names.to_state_dict(blank, torch_names.auxsegnet).items()
+        for key, value in state_dict(blank, torch_names.auxsegnet).items()
     }
     params, report = pretrained.place(template, state, "resnet38")
     assert not report.has_faults, report
@@ -167,6 +167,7 @@ def fixture(request):
     return load
 
 
+@pytest.mark.slow
 def test_the_weights_are_those_of_the_formula(case):
     info = case.folder / "fixtures_info.json"
     if not info.exists():
@@ -181,7 +182,7 @@ def test_the_weights_are_those_of_the_formula(case):
         if zlib.crc32(np.ascontiguousarray(value).tobytes()) != recorded[str(case.seed)][key]
     ]
     assert not wrong
-    back = torch_names.to_state_dict(weights(case.seed)[0], torch_names.auxsegnet)
+    back = state_dict(weights(case.seed)[0], torch_names.auxsegnet)
     assert all(
         np.array_equal(back[key], value) for key, value in state.items()
     )  # there and back, bit by bit
@@ -203,6 +204,7 @@ def test_normalisation(case, compare):
     compare(f"{case.name} x", found, nhwc(case.recorded["x"]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_outputs(case, compare):
     outputs, _ = case.ours
     pairs = {
@@ -270,6 +272,7 @@ def test_inner_activations(case, compare):
         )
 
 
+@pytest.mark.slow
 def test_losses_and_gradients(case, compare):
     path = case.folder / f"{case.name}_grads.npz"
     if not path.exists():
@@ -300,7 +303,7 @@ def test_losses_and_gradients(case, compare):
         compare(
             f"{case.name} {name}", found[names[name]] if name in names else value, wanted, rtol=1e-5
         )
-    grads = torch_names.to_state_dict(grads, torch_names.auxsegnet)
+    grads = state_dict(grads, torch_names.auxsegnet)
     for name in recorded["no_grad_names"]:
         if name in grads and name != "conv1a.weight":  # frozen by optimizer.frozen instead
             assert not np.any(grads[name]), name
@@ -370,6 +373,7 @@ def test_fusion_is_exact(fixture):
     np.testing.assert_array_equal(found, recorded["out"])
 
 
+@pytest.mark.slow
 def test_label_update(case, compare):
     path = case.folder / f"post_gen_pgt_seed{case.seed}.npz"
     if not path.exists():

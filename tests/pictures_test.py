@@ -120,6 +120,7 @@ def die(number):
     os.kill(os.getpid(), 9)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_said():
     with pytest.raises(ValueError, match="a process died while it read pictures"):
         list(pictures.parallel(die, [(1,), (2,)], 2))
@@ -133,6 +134,7 @@ def die_at_the_second(photos, num_labels, path):
     return []
 
 
+@pytest.mark.slow
 def test_the_photos_at_which_a_process_died_are_named(coco, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_CHUNK", 1)
     monkeypatch.setattr(pictures, "_check_chunk", die_at_the_second)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from auxseg_jax import errors
 from auxseg_jax.data import dataset, listing, loader, planes, sources
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
@@ -110,10 +111,28 @@ def test_faults_of_planes_are_named(folder, tmp_path, more_planes):
         "b1: no depth map Depth/b1.png",
     ):
         assert expected in str(error.value)
+    with errors.collect() as faults:
+        listing.find_planes(folder, {"segments": "Segments,Segments"}, ["a1"])
+    assert faults == [
+        "data.segments='Segments,Segments': only planes of greys can be of several folders"
+    ]
 
 
 def test_only_greys_are_averaged():
     ones, zeros = np.full((2, 3), 255, np.uint8), np.zeros((2, 3), np.uint8)
     np.testing.assert_array_equal(planes.PLANES["saliency"].merge([ones, zeros]), 128)
-    with pytest.raises(UserError, match=r"data\.segmentation names several folders"):
-        planes.PLANES["segmentation"].merge([ones, zeros])
+
+
+def test_a_stage_cannot_learn_segments():
+    with pytest.raises(ValueError, match="a stage cannot learn segments"):
+        planes.Plane("segments", "Segments.", planes.SEGMENTS, learned=True)
+
+
+@pytest.mark.parametrize("count", [1, 8, 11, 70])
+def test_segments_survive_their_storage(rng, count):
+    plane = planes.Plane("segments", "Segments.", planes.SEGMENTS, given=True)
+    segments = rng.random((count, 5, 7)) < 0.5
+    loaded = plane.load(images.decode_plane(plane.store(segments)), (5, 7))
+    order = np.argsort(-segments.sum((1, 2)), kind="stable")[:64]
+    np.testing.assert_array_equal(loaded[: len(order)], segments[order])
+    assert loaded.shape == (64, 5, 7) and not loaded[len(order) :].any()

@@ -10,7 +10,7 @@ from conftest import launch
 from PIL import Image
 
 import auxseg_jax
-from auxseg_jax.cli.predict import predict_files
+from auxseg_jax.api import predict_files
 from auxseg_jax.data import shapes, transforms
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
@@ -120,7 +120,7 @@ def test_predict_shows_only_what_there_is(finished, tmp_path):
         ({"point": (1, 1)}, "go together"),
         (
             {"show": ("affinity",), "point": (20, 1)},
-            "--point=20,1 is outside a photo; the smallest are 20 wide and 20 high",
+            "the point 20,1 is outside a photo; the smallest are 20 wide and 20 high",
         ),
     ):
         with pytest.raises(ValueError, match=message):
@@ -159,7 +159,7 @@ def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
         ValueError, match=r"no photo can be read:\n  .*bad\.jpg: not a readable image"
     ):
         predict_files(workdir, [f"{tmp_path}/bad.jpg"], tmp_path / "masks")
-    with pytest.raises(UserError, match="no file matches --input="):
+    with pytest.raises(UserError, match="no file matches"):
         predict_files(workdir, [f"{tmp_path}/*.tif"], tmp_path / "masks")
     with pytest.raises(UserError, match="holds no trained stage"):
         predict_files(tmp_path, [f"{tmp_path}/good.jpg"], tmp_path / "masks")

@@ -1,5 +1,6 @@
 """Random walk, fusion rule, CAMs and the update, against plain numpy."""
 
+import functools
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -108,6 +109,7 @@ def test_normalize_ranges(rng):
     np.testing.assert_allclose(found[1].max((0, 1)), 1, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_multi_scale_sees_every_view_and_no_padding():
     image = np.zeros((1, 8, 12, 3), np.float32)
     image[0, :, :4, 0] = 1.0  # an object at the left
@@ -210,8 +212,8 @@ def updated(maps_given=True, iterations=0, **changes):
         network=network,
         grid=Grid(1, 0),
         options=options,
-        walk=walks,
-        fusion=fusion,
+        walk=functools.partial(random_walk.random_walk, **walks),
+        fuse=functools.partial(fuse, **fusion),
         crf=crf_options,
     )
     return np.asarray(out["segmentation"])[0].tolist(), np.asarray(out["saliency"])[0].tolist()
@@ -250,7 +252,12 @@ def test_without_saliency_maps_the_cam_is_one():
     }
     seen = Views((1.0,), False)
     out = update.initial_labels(
-        {"cam": cam}, batch, network=Outputs(), grid=Grid(1, 0), seen=seen, fusion=fusion
+        {"cam": cam},
+        batch,
+        network=Outputs(),
+        grid=Grid(1, 0),
+        seen=seen,
+        fuse=functools.partial(fuse, **fusion),
     )
     assert out["segmentation"][0].tolist() == [[1, 255], [0, 0]] and out["saliency"][
         0

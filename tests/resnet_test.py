@@ -10,6 +10,7 @@ import zlib
 import jax
 import numpy as np
 import pytest
+from conftest import state_dict
 
 from auxseg_jax.devices import compilation
 from auxseg_jax.models import resnet
@@ -31,6 +32,7 @@ def weights_for(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("make", "stride"), [(resnet.ResNet50, 8), (resnet.ResNet101, 16)])
+@pytest.mark.slow
 def test_features_are_torchvisions(make, stride):
     module = make(output_stride=stride)
     image = np.random.default_rng(5).standard_normal((1, 66, 78, 3)).astype(np.float32)
@@ -38,7 +40,7 @@ def test_features_are_torchvisions(make, stride):
     blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), template)
     state = {
         key: weights_for(key, value.shape)
-        for key, value in names.to_state_dict(blank, names.backbone_naming("resnet50")).items()
+        for key, value in state_dict(blank, names.backbone_naming("resnet50")).items()
     }
     params, report = pretrained.place({"backbone": template}, state, make.__name__.lower())
     assert not report.has_faults, report

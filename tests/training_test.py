@@ -113,12 +113,14 @@ def assert_same_training(one, other):
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+@pytest.mark.slow
 def test_every_mesh_trains_the_same(mesh, monkeypatch):
     one = trained()
     monkeypatch.setattr(mesh_lib, "_LEAST_SPLIT_SIZE", 1)
     assert_same_training(one, trained(*mesh))
 
 
+@pytest.mark.slow
 def test_state_is_split_and_the_affinity_too(monkeypatch):
     """On data 1, fsdp 2, model 4.
 
@@ -142,12 +144,14 @@ def test_state_is_split_and_the_affinity_too(monkeypatch):
     assert not re.search(r"f32\[[48],36,36[],]", hlo)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_it():
     whole = trained(dropout=0.0)
     assert_same_training(whole, trained(1, 1, 1, dropout=0.0, accumulate=4))
     assert_same_training(whole, trained(2, 2, 1, dropout=0.0, accumulate=2))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_keeps_float32_where_it_matters():
     (state, history), (_, exact) = trained(dtype="bfloat16"), trained()
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
@@ -185,6 +189,7 @@ def test_sharding_goldens(name):
     assert sum(sizes[name] for name in split) > 0.99 * sum(sizes.values())
 
 
+@pytest.mark.slow
 def test_every_loss_is_there_and_falls():
     history = trained()[1]
     assert {k for k in history[0] if k.startswith("loss_")} == {
@@ -229,6 +234,7 @@ def writer_in(folder):
     return Writer(folder / "metrics.jsonl", folder / "tensorboard")
 
 
+@pytest.mark.slow
 def test_two_steps_a_stop_and_two_steps_are_four_steps_bit_for_bit(tmp_path):
     whole = fit(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -259,6 +265,7 @@ def empty_metrics(folder):
 
 
 @pytest.mark.parametrize("damage", [cut_arrays, lose_content, empty_metrics])
+@pytest.mark.slow
 def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys, damage):
     whole = fit(tmp_path)
     folder = tmp_path / "checkpoints"
@@ -321,6 +328,7 @@ def test_a_save_that_is_not_finished_leaves_the_one_before(tmp_path, end, code):
     assert again.stdout.split() == ["1", "True"], again.stderr
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_all_broken_are_left_alone(tmp_path):
     fit(tmp_path)
     folder = tmp_path / "checkpoints"
@@ -352,6 +360,7 @@ def test_a_state_is_restored_onto_another_mesh(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_step_it_came_at(tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole")
     steps = iter((False, False, True))
@@ -367,6 +376,7 @@ def test_sigterm_saves_the_step_it_came_at(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_at_most_two_steps_are_under_way(tmp_path):
     events = []
 
@@ -418,6 +428,7 @@ time.sleep(60)
     )
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_stop_the_run(tmp_path):
     with pytest.raises(
         loop.NonFiniteError,

@@ -19,7 +19,7 @@ from auxseg_jax.analysis import hlo, targets
 from auxseg_jax.config.validation import check
 from auxseg_jax.data import sources
 from auxseg_jax.data.loader import photos_a_batch
-from auxseg_jax.data.planes import GIVEN, LEARNED
+from auxseg_jax.data.planes import LEARNED
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
 from auxseg_jax.inference import passes
@@ -208,7 +208,7 @@ class _Programs:
         fields, grid = self._config.eval, build.grid(self._config)
         size = tuple(grid.at_least(n) for n in _PHOTO)
         count = photos_a_batch(size, fields.batch_size, fields.megapixels, self._host.size)
-        brought = [p for p in GIVEN if self._config.data.get(p.name, "") != "none"]
+        brought = sources.planes(**self._config.data)
         batch = {
             "image": ((count, *size, 3), np.float32),
             "inside": ((count, *size), np.bool_),

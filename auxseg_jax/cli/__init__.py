@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+from auxseg_jax.cli import options
 
 COMMANDS = {
     "train": ("train", "run the whole method, or go on with it (the default)"),
@@ -44,17 +46,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     name = _DEFAULT if arguments[0].startswith("-") else arguments.pop(0)
     if name not in COMMANDS:
-        _end(f"error: there is no command {name!r}; there are {', '.join(COMMANDS)}", 2)
+        options.end(f"error: there is no command {name!r}; there are {', '.join(COMMANDS)}", 2)
     command = importlib.import_module(f"auxseg_jax.cli.{COMMANDS[name][0]}")
     parser = _parser(name, command)
     parsed, extra = parser.parse_known_args(arguments)
-    parsed.overrides = [text for text in extra if text.startswith(("--config.", "--noconfig."))]
-    unknown = [text for text in extra if text not in parsed.overrides]
+    parsed.overrides, unknown = _split_overrides(extra)
     if unknown or (parsed.overrides and not hasattr(parsed, "config")):
-        parser.error(f"unknown arguments: {' '.join(unknown or parsed.overrides)}")
+        hint = "; --mode is a command now: auxseg predict" if "--mode" in " ".join(unknown) else ""
+        parser.error(f"unknown arguments: {' '.join(unknown or parsed.overrides)}{hint}")
     if hasattr(command, "check_arguments"):
         command.check_arguments(parser, parsed)
     _run(name, command, parsed)
+
+
+def _split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the overrides of a config, and the rest: --config.x=1 and --config.x 1 are one."""
+    overrides, others = [], []
+    takes_value = False
+    for text in extra:
+        is_override = text.startswith(("--config.", "--noconfig."))
+        is_value = takes_value and not text.startswith("--")
+        (overrides if is_override or is_value else others).append(text)
+        takes_value = is_override and "=" not in text
+    return overrides, others
 
 
 def _run(name: str, command: Any, parsed: argparse.Namespace) -> None:
@@ -66,11 +80,11 @@ def _run(name: str, command: Any, parsed: argparse.Namespace) -> None:
     try:
         command.run(parsed)
     except UserError as error:
-        _end(f"error: {error}", 1, at_once)
+        options.end(f"error: {error}", 1, at_once)
     except OSError as error:
         folder = getattr(parsed, "workdir", None)
         full = f": {folder}" if error.errno == errno.ENOSPC and folder else ""
-        _end(f"error: {error}{full}", 1, at_once)
+        options.end(f"error: {error}{full}", 1, at_once)
 
 
 def _parser(name: str, command: Any) -> argparse.ArgumentParser:
@@ -90,13 +104,14 @@ def _overview() -> str:
     lines = [f"  {name.ljust(width)}  {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: auxseg [COMMAND] ...",
+            "usage: auxseg [COMMAND] [FLAGS]",
             "",
             "AuxSegNet+ in JAX: weakly supervised semantic segmentation.",
             "",
             *lines,
             "",
-            "auxseg COMMAND --help lists the flags of a command.",
+            "auxseg COMMAND --help lists the flags of a command. Without one it is auxseg train.",
+            "auxseg --version prints the version.",
         ]
     )
 
@@ -118,12 +133,3 @@ def _handle_ctrl_c(run: argparse.Namespace | None) -> None:
         os._exit(_EXIT_INTERRUPTED)
 
     signal.signal(signal.SIGINT, stop)
-
-
-def _end(message: str, code: int, at_once: bool = False) -> NoReturn:
-    """Prints why, and ends the process; `at_once` without the clean-up of libraries."""
-    print(message, file=sys.stderr, flush=True)
-    if at_once:
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)

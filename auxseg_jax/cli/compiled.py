@@ -4,7 +4,9 @@ import argparse
 
 from auxseg_jax.cli import options
 
-_PROGRAMS = ["train", "cam", "update", "predict"]
+# The same words as in `analysis.compiled`, which takes seconds to import.
+PROGRAMS = ["train", "cam", "update", "predict"]
+EFFORTS = ["fast", "full"]
 
 DESCRIPTION = """Compiles the programs of a config for devices that are not here, and says what a
 device needs and does: memory, arithmetic, messages, and an estimate of the time. Topologies are
@@ -19,16 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", required=True, metavar="KIND:SHAPE", help="the devices")
     parser.add_argument(
         "--effort",
-        choices=["fast", "full"],
+        choices=EFFORTS,
         default="fast",
         help="XLA's optimisation; fast is enough for memory and arithmetic",
     )
     parser.add_argument(
         "--programs",
         type=options.parse_list,
-        default=_PROGRAMS,
+        default=PROGRAMS,
         metavar="NAME,...",
-        help=f"which programs ({','.join(_PROGRAMS)})",
+        help=f"which programs ({','.join(PROGRAMS)})",
     )
     parser.add_argument("--output", metavar="FILE", help="write all figures there, as JSON")
 

@@ -1,7 +1,9 @@
-"""Flags that several commands have."""
+"""What several commands share: flags, and how a process ends."""
 
 import argparse
-from typing import TYPE_CHECKING
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     import ml_collections
@@ -26,21 +28,22 @@ def load_config(arguments: argparse.Namespace) -> "ml_collections.ConfigDict":
     from absl import flags
     from ml_collections import config_flags
 
-    from auxseg_jax.config.loading import find
+    from auxseg_jax.config import loading
     from auxseg_jax.errors import UserError
 
-    path, words = find(arguments.config)
-    argv = ["auxseg", f"--config={path}{':' if words else ''}{words}", *arguments.overrides]
+    config = loading.load_config(arguments.config)
+    argv = ["auxseg", *arguments.overrides]
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
     try:
-        values(argv)
+        config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
+        unknown = values(argv)[1:]
     except (AttributeError, KeyError) as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error.args[0]).split())
         raise UserError(f"the config has no such field: {message}") from error
-    except flags.Error as error:  # It holds a traceback, whose last line says what is wrong.
-        last_line = str(error).strip().splitlines()[-1].strip()
-        raise UserError(last_line.removeprefix("ValueError: ")) from error
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+    if unknown:
+        raise UserError(f"unknown arguments: {' '.join(unknown)}")
     return values.config
 
 
@@ -55,3 +58,12 @@ def parse_point(text: str) -> tuple[int, int]:
 def parse_list(text: str) -> list[str]:
     """Parses names separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def end(message: str, code: int, at_once: bool = False) -> NoReturn:
+    """Prints why, and ends the process; `at_once` without the clean-up of libraries."""
+    print(message, file=sys.stderr, flush=True)
+    if at_once:
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

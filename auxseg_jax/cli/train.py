@@ -2,8 +2,6 @@
 
 import argparse
 import faulthandler
-import os
-import sys
 import traceback
 
 from auxseg_jax.cli import options
@@ -19,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_config(parser)
     parser.add_argument(
         "--workdir",
-        required=True,
         metavar="DIR",
         help="folder of everything the run writes, and of what it resumes from",
     )
@@ -43,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Refuses flags that do not go together."""
+    if not (arguments.workdir or arguments.plan):
+        parser.error("the following arguments are required: --workdir")
     together = (arguments.coordinator, arguments.processes, arguments.process)
     if len({value is None for value in together}) > 1:
         parser.error("--coordinator, --processes and --process go together")
@@ -60,10 +59,11 @@ def run(arguments: argparse.Namespace) -> None:
         _print_plan(config)
         return
     are_several = arguments.distributed or arguments.coordinator is not None
-    if are_several:
+    if not are_several:
         # Where another process is gone JAX says so, and aborts. The stacks of all threads would
         # bury it.
-        faulthandler.disable()
+        faulthandler.enable()
+    else:
         hosts.initialize(arguments.coordinator, arguments.processes, arguments.process)
         console.quiet = stdout.quiet = not hosts.is_first()
     preemption.install()
@@ -71,12 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         results = train(config, arguments.workdir)
     except preemption.Preempted as error:
         message = f"{error}; the same command goes on from {arguments.workdir}"
-        print(message, file=sys.stderr, flush=True)
         # An orderly end of one of several processes would wait for the others, which wait for it.
-        sys.stdout.flush()
-        if are_several:
-            os._exit(preemption.EXIT_CODE)
-        sys.exit(preemption.EXIT_CODE)
+        options.end(message, preemption.EXIT_CODE, at_once=are_several)
     except Exception as error:
         if are_several:
             _end_together(error)
@@ -101,14 +97,12 @@ def _end_together(error: Exception) -> None:
     if isinstance(error, UserError | OSError):
         return
     traceback.print_exc()
-    print(
+    options.end(
         "error: another process of the run is gone, or this one failed: "
         f"{first_line(error)}\nstart all of them again: they go on",
-        file=sys.stderr,
-        flush=True,
+        1,
+        at_once=True,
     )
-    sys.stdout.flush()
-    os._exit(1)
 
 
 def _print_plan(config) -> None:
@@ -116,10 +110,11 @@ def _print_plan(config) -> None:
 
     from auxseg_jax.config.validation import check
     from auxseg_jax.files.terminal import stdout
-    from auxseg_jax.runs.phases import TRAIN, VAL, describe, plan
+    from auxseg_jax.runs.phases import describe
+    from auxseg_jax.runs.run import every_phase
 
     check(config)
-    phases = plan(config.stages.count, config.supervision == "image_labels", (TRAIN, VAL))
+    phases = every_phase(config)
     table = rich.table.Table(title="Phases, if both splits have masks to score with")
     for heading in ("phase", "needs", "writes", "reads masks of"):
         table.add_column(heading)

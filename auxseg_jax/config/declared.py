@@ -8,18 +8,25 @@ import ml_collections
 from auxseg_jax.config.field import Field
 from auxseg_jax.configs.fields import DATA_FIELDS, SECTIONS
 from auxseg_jax.errors import UserError
+from auxseg_jax.models import backbones
+
+_BACKBONE_NAME = Field("", "Which backbone; see the table below.")
 
 
 def fields_of(config: Mapping[str, Any]) -> dict[str, dict[str, Field]]:
-    """Returns {section: {field: declaration}} of a config, with the fields of its data set.
+    """Returns {section: {field: declaration}} of a config, with those of its data and backbone.
 
     Raises:
-      UserError: there is no builder of the config's name.
+      UserError: there is no builder or no backbone of the config's name.
     """
     builder = config.get("data", {}).get("builder", "")
     if builder not in DATA_FIELDS:
         raise UserError(f"data.builder={builder!r} is not one of {', '.join(DATA_FIELDS)}")
-    return SECTIONS | {"data": SECTIONS["data"] | DATA_FIELDS[builder]}
+    backbone = backbones.find(config.get("model", {}).get("backbone", {}).get("name", ""))
+    return SECTIONS | {
+        "data": SECTIONS["data"] | DATA_FIELDS[builder],
+        "model.backbone": {"name": _BACKBONE_NAME, **backbone.fields},
+    }
 
 
 def is_free(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,13 @@ class Field:
 ABOVE_0 = Range("must be above 0, and finite", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("must not be below 0", lambda value: value >= 0)
 FRACTION = Range("must be between 0 and 1", lambda value: 0 <= value <= 1)
+BELOW_1 = Range("must be at least 0 and below 1", lambda value: 0 <= value < 1)
+SHARE = Range("must be above 0 and at most 1", lambda value: 0 < value <= 1)
+PATTERNS = Range("needs regular expressions", lambda value: all(map(_is_pattern, value)))
+SIZES = Range(
+    "needs pairs (height, width) above 0",
+    lambda value: len(value) > 0 and all(len(size) == 2 and min(size) > 0 for size in value),
+)
 SCALES = Range("needs factors above 0", lambda value: len(value) > 0 and min(value) > 0)
 SCALE_RANGE = Range(
     "needs the least and the largest factor, above 0",
@@ -69,9 +77,18 @@ def all_at_least(least: float) -> Range:
     )
 
 
-def one_of(*choices: str) -> Range:
-    """Returns the range of some words."""
-    return Range(f"is not one of {', '.join(choices)}", lambda value: value in choices)
+def one_of(*choices: str | int) -> Range:
+    """Returns the range of some words or numbers."""
+    names = ", ".join(map(str, choices))
+    return Range(f"is not one of {names}", lambda value: value in choices)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        re.compile(value)
+    except (TypeError, re.error):
+        return False
+    return True
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -1,7 +1,9 @@
 """Finds configs by name and loads them: `load_config("voc:official", seed=1)`."""
 
 import importlib.util
+import inspect
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,8 +40,7 @@ def find(name: str) -> tuple[pathlib.Path, str]:
         if file in names() and packaged.is_file():
             return packaged, words
     raise UserError(
-        f"--config={name}: there is no such file, and no such config; "
-        f"there are {', '.join(names())}"
+        f"{name}: there is no such file, and no such config; there are {', '.join(names())}"
     )
 
 
@@ -55,19 +56,29 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
       UserError: there is no such config or field, or a value is of another type.
     """
     path, words = find(name)
-    spec = importlib.util.spec_from_file_location(f"auxseg_jax_config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    get_config = getattr(_module(path), "get_config", None)
+    if get_config is None:
+        raise UserError(f"{path} is no config: it has no function get_config")
+    if words and not inspect.signature(get_config).parameters:
+        raise UserError(f"{name}: {path.name} takes no words after its name")
     try:
-        config = module.get_config(words) if words else module.get_config()
+        config = get_config(words) if words else get_config()
     except ValueError as error:
         raise UserError(str(error)) from error
-    except TypeError as error:
-        if not words:
-            raise
-        raise UserError(f"--config={name}: {path.name} takes no words after its name") from error
     override(config, overrides)
     return config
+
+
+def _module(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"auxseg_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no config: a config is a Python file, with the ending .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{path} is no config: {error}") from error
+    return module
 
 
 def override(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:

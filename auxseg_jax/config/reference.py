@@ -28,15 +28,18 @@ def _cell(value: object) -> str:
 
 
 def _row(name: str, field: Field, others: dict[str, str]) -> str:
+    shown = [_cell(field.default), *(others.get(preset, "") for preset in ("paper", "official"))]
+    cells = [f"`{name}`", *(cell.replace("|", "\\|") for cell in shown)]
+    return f"| {' | '.join([*cells, _meaning(field)])} |"
+
+
+def _meaning(field: Field) -> str:
     notes = [field.help]
     if field.range is not None:
         notes.append(f"({field.range.text.replace('is not one of', 'one of')})")
     if field.free:
         notes.append("*Free.*")
-    text = " ".join(notes).replace("|", "\\|")
-    shown = [_cell(field.default), *(others.get(preset, "") for preset in ("paper", "official"))]
-    cells = [f"`{name}`", *(cell.replace("|", "\\|") for cell in shown), text]
-    return f"| {' | '.join(cells)} |"
+    return " ".join(notes).replace("|", "\\|")
 
 
 def _tables() -> list[str]:
@@ -67,19 +70,23 @@ def _data_tables() -> list[str]:
     ]
     for builder, fields in DATA_FIELDS.items():
         for name, field in fields.items():
-            help_text = field.help.replace("|", "\\|")
-            lines.append(f"| `{builder}` | `data.{name}` | {_cell(field.default)} | {help_text} |")
+            cells = [f"`{builder}`", f"`data.{name}`", _cell(field.default), _meaning(field)]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _backbone_tables() -> list[str]:
-    lines = ["\n## `model.backbone`\n", "| name | fields | weights |", "|---|---|---|"]
+    lines = ["\n## `model.backbone`, by name\n", "| name | weights |", "|---|---|"]
     for name, record in BACKBONES.items():
-        fields = ", ".join(f"`{field}={value!r}`" for field, value in record.fields.items())
         weights = "a file (`pretrained.path`)" if record.torch_module else "none"
         if record.imagenet:
             weights = f"ImageNet, of the package {record.imagenet.requirement}; or a file"
-        lines.append(f"| `{name}` | {fields} | {weights} |")
+        lines.append(f"| `{name}` | {weights} |")
+    lines += ["", "| name | field | default | meaning |", "|---" * 4 + "|"]
+    for name, record in BACKBONES.items():
+        for field, declared in record.fields.items():
+            cells = [f"`{name}`", f"`model.backbone.{field}`", _cell(declared.default)]
+            lines.append(f"| {' | '.join([*cells, _meaning(declared)])} |")
     return lines
 
 

@@ -1,6 +1,5 @@
 """Whether a config can be used: asked before anything is read or compiled."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,6 @@ import ml_collections
 from auxseg_jax.config import declared
 from auxseg_jax.config.field import Field
 from auxseg_jax.errors import UserError, collect, fault
-from auxseg_jax.models.backbones import BACKBONES
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -21,15 +19,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     with collect() as faults:
         fields = declared.fields_of(config)
         for section, known in fields.items():
-            found = _section(config, section)
+            content = _section(config, section)
             nested = {name.rpartition(".")[2] for name in fields if _parent(name) == section}
-            nested |= {"backbone"} if section == "model" else set()
-            _check_names(section, set(found) - nested, known)
-        _check_backbone(config)
+            _check_names(section, set(content) - nested, known)
         if not faults:
             for section, known in fields.items():
-                found = _section(config, section)
-                _check_values(section, {name: found[name] for name in known}, known)
+                content = _section(config, section)
+                _check_values(section, {name: content[name] for name in known}, known)
         if not faults:
             _check_agreement(config)
     if faults:
@@ -49,15 +45,15 @@ def _section(config: ml_collections.ConfigDict, section: str) -> Mapping[str, An
     return content
 
 
-def _check_names(section: str, found: set[str], known: Mapping[str, Field]) -> None:
+def _check_names(section: str, names: set[str], known: Mapping[str, Field]) -> None:
     if not section:
-        for name in sorted(found - set(known)):
+        for name in sorted(names - set(known)):
             fault(f"{name}: there is no such section")
     else:
-        names = ", ".join(sorted(known))
-        for name in sorted(found - set(known)):
-            fault(f"{section}.{name}: there is no such field; there are {names}")
-    for name in sorted(set(known) - found):
+        existing = ", ".join(sorted(known))
+        for name in sorted(names - set(known)):
+            fault(f"{section}.{name}: there is no such field; there are {existing}")
+    for name in sorted(set(known) - names):
         fault(f"{_dotted(section, name)}: missing")
 
 
@@ -71,19 +67,6 @@ def _dotted(section: str, name: str) -> str:
     return f"{section}.{name}" if section else name
 
 
-def _check_backbone(config: ml_collections.ConfigDict) -> None:
-    found = dict(config.get("model", {}).get("backbone", {}))
-    name = found.pop("name", None)
-    if name not in BACKBONES:
-        fault(f"model.backbone.name={name!r} is not one of {', '.join(BACKBONES)}")
-        return
-    own = {field.name for field in dataclasses.fields(BACKBONES[name].module)}
-    own -= {"parent", "name"}
-    for field in sorted(set(found) - own):
-        known = ", ".join(sorted(own))
-        fault(f"model.backbone.{field}: there is no such field; there are {known}")
-
-
 def _check_agreement(config: ml_collections.ConfigDict) -> None:
     spill, cam = config.fuse.spill_threshold, config.fuse.cam_threshold
     if spill < cam:
@@ -93,3 +76,16 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
             "tasks.cls=False: without the classification branch there are no CAMs to make labels "
             "from (supervision=image_labels)"
         )
+    if len(config.model.dilations) != 3:
+        fault(
+            "model.dilations needs 3 rates (two of the branch, one of the head), "
+            f"got {config.model.dilations}"
+        )
+    affinity, channels = config.affinity, config.model.channels
+    if affinity.refine != "none" and not (affinity.pairwise or affinity.unary):
+        fault(
+            f"affinity.refine={affinity.refine!r} needs affinity.pairwise or affinity.unary; "
+            "with neither, set it to 'none'"
+        )
+    if channels % affinity.heads:
+        fault(f"affinity.heads={affinity.heads} does not divide model.channels={channels}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data.planes import GIVEN, NO_FOLDER, PLANES
+from auxseg_jax.data.planes import GIVEN, GREY, NO_FOLDER, PLANES, Plane
 from auxseg_jax.errors import UserError, fault, raise_faults
 from auxseg_jax.pixel_labels import IGNORE
 
@@ -224,28 +224,30 @@ def find_planes(
     Returns:
       {id: {plane: its files, one in each folder}}.
     """
-    found: dict[str, dict[str, tuple[epath.Path, ...]]] = {name: {} for name in names}
+    files: dict[str, dict[str, tuple[epath.Path, ...]]] = {name: {} for name in names}
     for plane, value in folders.items():
         if value == NO_FOLDER:
             continue
         paths = [root / folder.strip() for folder in value.split(",")]
-        suffix = PLANES[plane].suffix
+        if len(paths) > 1 and PLANES[plane].kind != GREY:
+            fault(f"data.{plane}={value!r}: only planes of greys can be of several folders")
+            continue
         for folder in paths:
-            _check_folder(folder, plane, suffix, list(found))
-        for name, planes in found.items():
-            planes[plane] = tuple(folder / f"{name}{suffix}" for folder in paths)
-    return found
+            _check_folder(folder, PLANES[plane], list(files))
+        for name, planes in files.items():
+            planes[plane] = tuple(folder / f"{name}{PLANES[plane].suffix}" for folder in paths)
+    return files
 
 
-def _check_folder(folder: epath.Path, plane: str, suffix: str, names: Sequence[str]) -> None:
-    listed = file_names(folder)
+def _check_folder(folder: epath.Path, plane: Plane, names: Sequence[str]) -> None:
+    listed, suffix = file_names(folder), plane.suffix
     if names and not any(f"{name}{suffix}" in listed for name in names):
-        makes = "`auxseg saliency` makes them, " if plane == "saliency" else ""
+        advice = f"{plane.advice}, " if plane.advice else ""
         fault(
-            f"{folder}: no {plane} map <id>{suffix} of any photo; "
-            f"{makes}data.{plane}={NO_FOLDER} does without"
+            f"{folder}: no {plane.name} map <id>{suffix} of any photo; "
+            f"{advice}data.{plane.name}={NO_FOLDER} does without"
         )
         return
     for name in names:
         if f"{name}{suffix}" not in listed:
-            fault(f"{name}: no {plane} map {folder.name}/{name}{suffix}")
+            fault(f"{name}: no {plane.name} map {folder.name}/{name}{suffix}")

@@ -32,15 +32,16 @@ class Plane:
     Attributes:
       name: its key in examples and batches, and its folder in a set of pseudo labels.
       help: a sentence for the configuration reference.
-      kind: what it holds.
-        "grey": 8-bit grey <id>.png; float32 [H, W] in 0..1 in a batch. Several folders are
-        averaged. "labels": indexed or grey <id>.png; int32 [H, W] class indices in a batch.
-        "segments": any number of overlapping masks, <id>.npz with the array "segments", bool
-          [K, H, W]; bool [limit, H, W] in a batch, the largest first, False where there are fewer.
+      kind: GREY, LABELS or SEGMENTS.
+        GREY: 8-bit grey <id>.png; float32 [H, W] in 0..1 in a batch; several folders are averaged.
+        LABELS: indexed or grey <id>.png; int32 [H, W] class indices in a batch.
+        SEGMENTS: any number of overlapping masks, <id>.npz with the array "segments", bool
+        [K, H, W]; bool [limit, H, W] in a batch, the largest first, False where there are fewer.
       given: whether a data set may bring it with its photos.
-      learned: whether pseudo labels hold it, for a stage to learn.
+      learned: whether pseudo labels hold it, for a stage to learn; not for SEGMENTS.
       padding: value of padded pixels in a training crop.
-      limit: segments kept for a photo.
+      limit: segments of a photo that are used.
+      advice: how a user gets its files, for a message where they are absent.
     """
 
     name: str
@@ -50,6 +51,11 @@ class Plane:
     learned: bool = False
     padding: float = 0.0
     limit: int = 64
+    advice: str = ""
+
+    def __post_init__(self):
+        if self.learned and self.kind == SEGMENTS:
+            raise ValueError(f"{self.name}: a stage cannot learn segments")
 
     @property
     def suffix(self) -> str:
@@ -81,22 +87,17 @@ class Plane:
         return images.decode_plane(data, grey=self.kind == GREY)
 
     def merge(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """Makes one plane of those of several folders.
-
-        Raises:
-          UserError: only grey planes can be averaged.
-        """
-        if len(arrays) == 1:
-            return arrays[0]
-        if self.kind != GREY:
-            raise UserError(f"data.{self.name} names several folders; only greys are averaged")
-        return np.round(np.mean(arrays, 0)).astype(np.uint8)
+        """Averages the grey planes of several folders; other planes have one folder."""
+        return arrays[0] if len(arrays) == 1 else np.round(np.mean(arrays, 0)).astype(np.uint8)
 
     def store(self, plane: np.ndarray) -> bytes:
-        """Encodes what `decode_file` gave as a PNG; segments lie one below the other."""
+        """Encodes what `decode_file` gave as a PNG.
+
+        8 segments share a byte, and each 8 lie below the last.
+        """
         if self.kind == SEGMENTS:
             order = np.argsort(-plane.sum((1, 2)), kind="stable")[: self.limit]
-            plane = plane[order].reshape(-1, plane.shape[2]).astype(np.uint8)
+            plane = np.packbits(plane[order], axis=0).reshape(-1, plane.shape[2])
         return images.encode_png(plane)
 
     def scale(self, plane: np.ndarray) -> np.ndarray:
@@ -107,14 +108,14 @@ class Plane:
         """Turns what `store` encoded, decoded again, into the numbers of a batch.
 
         Args:
-          stored: uint8 [H, W]; of segments [K * H, W].
+          stored: uint8 [H, W]; of K segments [ceil(K / 8) * H, W].
           size: (H, W) of the photo.
         """
         if self.kind != SEGMENTS:
             return self.scale(stored)
+        present = np.unpackbits(stored.reshape(-1, *size), axis=0)[: self.limit]
         segments = np.zeros(self.batch_shape(*size), bool)
-        found = stored.reshape(-1, *size)
-        segments[: len(found)] = found
+        segments[: len(present)] = present
         return segments
 
 
@@ -125,7 +126,7 @@ def _decode_segments(data: bytes) -> np.ndarray:
     except (zipfile.BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
         raise UserError(f"expected a .npz with the array 'segments' ({error})") from error
     if segments.ndim != 3 or segments.dtype != np.bool_ or not len(segments):
-        raise UserError(f"expected bool [K, H, W], found {segments.dtype} {segments.shape}")
+        raise UserError(f"expected bool [K, H, W], got {segments.dtype} {segments.shape}")
     return segments
 
 
@@ -139,6 +140,7 @@ PLANES: dict[str, Plane] = {
             given=True,
             learned=True,
             padding=-1.0,  # The saliency loss counts values from 0 on.
+            advice="`auxseg saliency` makes them",
         ),
         Plane(
             "segmentation",

@@ -17,6 +17,8 @@ from auxseg_jax.data import features
 from auxseg_jax.files.images import encode_png
 
 CLASSES = ("background", "disc", "square", "triangle", "cross")
+PLANES = ("saliency",)
+"""The planes that it generates with its photos."""
 
 
 def _disc(y, x):
@@ -142,7 +144,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return features.dataset_info(self, CLASSES, "png", ["saliency"])
+        return features.dataset_info(self, CLASSES, "png", PLANES)
 
     def _split_generators(self, dl_manager) -> dict:
         return {
@@ -157,15 +159,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
             if self.builder_config.name == features.MASKS:
                 yield name, {"id": name, "segmentation": encode_png(photo["segmentation"])}
             else:
-                image, saliency = (encode_png(photo[k]) for k in ("image", "saliency"))
-                size = np.array(photo["image"].shape[:2], np.int32)
-                yield (
-                    name,
-                    {
-                        "id": name,
-                        "image": image,
-                        "labels": photo["labels"],
-                        "saliency": saliency,
-                        "size": size,
-                    },
-                )
+                example = {
+                    "id": name,
+                    "labels": photo["labels"],
+                    "size": np.array(photo["image"].shape[:2], np.int32),
+                    **{key: encode_png(photo[key]) for key in ("image", *PLANES)},
+                }
+                yield name, example

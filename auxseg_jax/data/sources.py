@@ -1,19 +1,20 @@
 """The builders of data sets by name: what each takes from `config.data`, and how it is prepared.
 
-To add a builder, write its reader (as `data.voc_folder`) and add an entry to `SOURCES`.
+To add a builder, write its reader (as `data.voc_folder`), a class in `data.builders`, an entry in
+`SOURCES`, and its fields in `configs/fields.py`.
 """
 
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from auxseg_jax.data import builders, coco2014, listing, pictures, shapes, voc2012, voc_folder
-from auxseg_jax.data.planes import GIVEN
+from auxseg_jax.data.planes import GIVEN, NO_FOLDER, Plane
 from auxseg_jax.errors import UserError, collect, fault
 from auxseg_jax.files.terminal import say
 
@@ -37,6 +38,20 @@ class Source:
     make_builder: Callable[..., tfds.core.DatasetBuilder]
 
 
+class Entry(NamedTuple):
+    """A data set in the table.
+
+    Attributes:
+      make: (cache folder, fields of config.data) -> Source.
+      classes: folder of the data set -> names, background first.
+      generated_planes: the planes that it makes itself.
+    """
+
+    make: Callable[..., Source]
+    classes: Callable[[str], Sequence[str]]
+    generated_planes: tuple[str, ...] = ()
+
+
 def find_source(builder: str) -> Callable[..., Source]:
     """Returns the function of a builder: (cache folder, fields of config.data) -> Source.
 
@@ -45,20 +60,18 @@ def find_source(builder: str) -> Callable[..., Source]:
     """
     if builder not in SOURCES:
         raise UserError(f"data.builder={builder!r} is not one of {', '.join(SOURCES)}")
-    return SOURCES[builder]
+    return SOURCES[builder].make
 
 
 def num_classes(*, builder: str, root: str = "", **_: Any) -> int:
     """Returns C of a data set, which need not be there, unless it is a `voc_folder`."""
-    if builder == "voc_folder":
-        with collect(root):
-            classes = voc_folder.read_classes(listing.find_root(root) / "classes.txt")
-        return len(classes) - 1
-    return {
-        "shapes": len(shapes.CLASSES) - 1,
-        "voc2012_wsss": len(voc2012.CLASSES) - 1,
-        "coco2014_wsss": coco2014.NUM_CLASSES,
-    }[builder]
+    return len(SOURCES[builder].classes(root)) - 1
+
+
+def planes(*, builder: str, **fields: Any) -> list[Plane]:
+    """Returns the planes that a data set brings with its photos."""
+    generated = SOURCES[builder].generated_planes
+    return [p for p in GIVEN if p.name in generated or fields.get(p.name, NO_FOLDER) != NO_FOLDER]
 
 
 def _shapes(
@@ -158,9 +171,14 @@ def _existing_part(listed: listing.Listing) -> listing.Listing:
     return dataclasses.replace(listed, photos=photos)
 
 
-SOURCES: dict[str, Callable[..., Source]] = {
-    "shapes": _shapes,
-    "voc_folder": _voc_folder,
-    "voc2012_wsss": _voc2012,
-    "coco2014_wsss": _coco2014,
+def _read_classes(root: str) -> Sequence[str]:
+    with collect(root):
+        return voc_folder.read_classes(listing.find_root(root) / "classes.txt")
+
+
+SOURCES: dict[str, Entry] = {
+    "shapes": Entry(_shapes, lambda root: shapes.CLASSES, shapes.PLANES),
+    "voc_folder": Entry(_voc_folder, _read_classes),
+    "voc2012_wsss": Entry(_voc2012, lambda root: voc2012.CLASSES),
+    "coco2014_wsss": Entry(_coco2014, lambda root: ("",) * (coco2014.NUM_CLASSES + 1)),
 }

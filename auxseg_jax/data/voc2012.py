@@ -22,7 +22,7 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.data import label_tables, listing
-from auxseg_jax.errors import fault, raise_faults
+from auxseg_jax.errors import UserError, fault, raise_faults
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
 
@@ -160,7 +160,7 @@ def _unpack(archive: epath.Path, unpack_dir: epath.Path) -> epath.Path:
                 while tar.fileobj.read(2**20):  # The checksum stands at the end.
                     pass
         except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-            raise_faults(archive.parent, [f"{archive.name} cannot be unpacked: {error}"])
+            raise UserError(f"{archive} cannot be unpacked: {error}") from error
         partial.rename(folder)
     return folder
 

@@ -56,7 +56,7 @@ def read(
             raise UserError(f"CAMs of shape {stack.shape[1:]}, the photo is {size}")
         if not ((stack >= 0) & (stack <= 1.001)).all():
             raise UserError("CAMs beyond 0..1, or not finite")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # numpy's are about what the file holds.
         raise UserError(f"{path.name}: {error}") from error
     return (np.array(classes) + 1)[stack.argmax(0)].astype(np.uint8), 255 * stack.max(0)
 

@@ -1,11 +1,11 @@
 """Metrics, as sums that add over photos and hosts and are divided once. Figures in percent."""
 
-import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from auxseg_jax.errors import UserError
-from auxseg_jax.evaluation.scores import SaliencyScore
+from auxseg_jax.evaluation.scores import LabelScore, SaliencyScore
 from auxseg_jax.pixel_labels import IGNORE
 
 
@@ -60,42 +60,29 @@ def _labelled(
     return counts, truth[counts].astype(np.int64), prediction[counts].astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True)
-class IouScores:
-    """Scores of a confusion matrix, percent; see `scores.LabelScore`.
-
-    Attributes:
-      miou: convention a.
-      miou_255_as_miss: convention b.
-      precision: mean over the classes.
-      recall: mean over the classes.
-      per_class: IoU of convention b of each label, None if absent. The two conventions agree where
-        nothing is 255.
-    """
-
-    miou: float
-    miou_255_as_miss: float
-    precision: float
-    recall: float
-    per_class: list[float | None]
-
-
-def iou_scores(counts: np.ndarray) -> IouScores:
+def iou_scores(counts: np.ndarray, classes: Sequence[str]) -> LabelScore:
     """Returns the scores of a `confusion` matrix.
 
-    Classes with neither truth nor prediction are left out of every mean.
+    Labels with neither truth nor prediction are left out of every mean.
+
+    Args:
+      counts: the matrix.
+      classes: names of the labels.
     """
     square = counts[:, :-1].astype(np.float64)
     hits = np.diag(square)
     predicted, labelled = square.sum(0), square.sum(1)
     true = counts.sum(1).astype(np.float64)
     strict = _ratio(hits, true + predicted - hits)
-    return IouScores(
+    return LabelScore(
         miou=_mean(_ratio(hits, labelled + predicted - hits)),
         miou_255_as_miss=_mean(strict),
         precision=_mean(_ratio(hits, predicted)),
         recall=_mean(_ratio(hits, true)),
-        per_class=[None if np.isnan(value) else float(value) for value in strict],
+        per_class={
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(classes, strict, strict=True)
+        },
     )
 
 

@@ -50,9 +50,13 @@ def score_pseudo(folder: epath.PathLike, dataset: Dataset, split: str) -> scores
         return lambda name: images.read_plane(pseudo_labels.path_of(folder, plane, name))
 
     label_score, saliency_score = _score(reader("segmentation"), reader("saliency"), dataset, split)
-    figures = scores.to_json(label_score) | scores.to_json(saliency_score)
-    figures.pop("per_class")
-    return scores.PseudoScore(**figures)
+    return scores.PseudoScore(
+        miou=label_score.miou,
+        miou_255_as_miss=label_score.miou_255_as_miss,
+        precision=label_score.precision,
+        recall=label_score.recall,
+        **scores.to_json(saliency_score),
+    )
 
 
 def sweep_cam(
@@ -121,15 +125,8 @@ def _score(
         counts += _naming(name, metrics.confusion, read_labels(name), truth, labels)
         if read_saliency:
             saliency.add(read_saliency(name), truth)
-    result = metrics.iou_scores(hosts.total(counts))
+    label_score = metrics.iou_scores(hosts.total(counts), dataset.classes)
     saliency.sums = hosts.total(saliency.sums)
-    label_score = scores.LabelScore(
-        miou=result.miou,
-        miou_255_as_miss=result.miou_255_as_miss,
-        precision=result.precision,
-        recall=result.recall,
-        per_class=dict(zip(dataset.classes, result.per_class, strict=True)),
-    )
     return label_score, saliency.result() if read_saliency else None
 
 
@@ -149,7 +146,7 @@ def _sweep(
         counts = np.zeros((labels, labels + 1), np.int64)
         counts[:, :-1] = pixels[:, :, k + 1 :].sum(-1)
         counts[:, 0] += pixels[:, :, : k + 1].sum((1, 2))
-        miou.append(metrics.iou_scores(counts).miou)
+        miou.append(metrics.iou_scores(counts, dataset.classes).miou)
     best = int(np.argmax(miou))
     by_threshold = dict(zip(map(str, _THRESHOLDS), miou, strict=True))
     return scores.CamSweep(True, _THRESHOLDS[best], miou[best], by_threshold, photos)
@@ -159,5 +156,5 @@ def _naming(name: str, function: Callable, *arguments: Any) -> Any:
     """Calls a function; its errors name the photo."""
     try:
         return function(*arguments)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{name}: {error}") from error

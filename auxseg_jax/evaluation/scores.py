@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierScore:
-    """Of the classifier on the validation split.
+    """The score of the classifier on the validation split.
 
     Attributes:
       map: mean average precision.
@@ -16,27 +16,37 @@ class ClassifierScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelScore:
-    """Of label maps.
+class MeanScore:
+    """The score of label maps, as means over the classes.
 
     Attributes:
       miou: pixels with 255 in the prediction are left out (convention a).
       miou_255_as_miss: they count as missed (convention b).
-      precision: mean over the classes of correct pixels / predicted pixels.
-      recall: mean over the classes of correct pixels / true pixels; 255 counts as missed.
-      per_class: {class: IoU of convention b, None if it is absent}.
+      precision: correct pixels / predicted pixels.
+      recall: correct pixels / true pixels; 255 counts as missed.
     """
 
     miou: float
     miou_255_as_miss: float
     precision: float
     recall: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelScore(MeanScore):
+    """The score of label maps.
+
+    Attributes:
+      per_class: {class: IoU of convention b, None if it is absent}. The two conventions agree where
+        nothing is 255.
+    """
+
     per_class: dict[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderScore(LabelScore):
-    """Of a folder of anybody's label maps.
+    """The score of a folder of anybody's label maps.
 
     Attributes:
       photos: number of them.
@@ -47,7 +57,7 @@ class FolderScore(LabelScore):
 
 @dataclasses.dataclass(frozen=True)
 class SaliencyScore:
-    """Of saliency maps.
+    """The score of saliency maps.
 
     Attributes:
       saliency_mae: mean absolute error.
@@ -59,25 +69,18 @@ class SaliencyScore:
 
 
 @dataclasses.dataclass(frozen=True)
-class PseudoScore:
-    """Of a set of pseudo labels; the attributes are those of `LabelScore` and `SaliencyScore`."""
-
-    miou: float
-    miou_255_as_miss: float
-    precision: float
-    recall: float
-    saliency_mae: float
-    saliency_max_f: float
+class PseudoScore(SaliencyScore, MeanScore):
+    """The score of a set of pseudo labels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionScore:
-    """Of the predictions for the validation split.
+    """The score of the predictions for the validation split.
 
     Attributes:
       val_miou: mIoU.
       per_class: {class: IoU, None if it is absent}.
-      saliency_mae: of the network's saliency, if it was written.
+      saliency_mae: that of the network's saliency, if it was written.
       saliency_max_f: likewise.
     """
 

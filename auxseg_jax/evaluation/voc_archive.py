@@ -84,8 +84,7 @@ def check(archive: epath.PathLike, photos: epath.PathLike, ids: Sequence[str]) -
                 if not member.isdir()
             ]
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
-        message = f"{path.name} cannot be read as a .tar.gz: {error}"
-        raise_faults(archive, [message])
+        raise UserError(f"{archive} cannot be read as a .tar.gz: {error}") from error
     members = dict(entries)
     wanted = {f"{FOLDER}/{name}.png" for name in ids}
     advice = f"does not belong there; the server wants {FOLDER}/<id>.png of the ids"

@@ -15,7 +15,10 @@ from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files.terminal import progress
 
-_WRITES_IN_FLIGHT = 256
+_BYTES_IN_FLIGHT = 2**30  # Of results that are not written yet.
+
+Pending = dict[concurrent.futures.Future, int]
+"""{write that is under way: bytes that it holds}."""
 
 Write = Callable[[str, dict[str, np.ndarray]], None]
 """Called in threads with a photo's id and its arrays."""
@@ -57,7 +60,7 @@ def run(
         progress(name, reader.num_photos, unit="photo") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        pending: set[concurrent.futures.Future] = set()
+        pending: Pending = {}
         previous: tuple[PhotoBatch, Any] | None = None
         for batch in reader:
             # The call returns at once, and the results of the last batch are written meanwhile.
@@ -75,11 +78,11 @@ def run(
 
 def _submit(
     pool: concurrent.futures.Executor,
-    pending: set[concurrent.futures.Future],
+    pending: Pending,
     write: Write,
     batch: PhotoBatch,
     outputs: dict[str, Array],
-) -> set[concurrent.futures.Future]:
+) -> Pending:
     """Submits the results of a batch; returns the writes that are not done."""
     arrays = jax.device_get(outputs)
     bucket = batch.arrays["inside"].shape
@@ -88,11 +91,11 @@ def _submit(
             key: array[row, :height, :width] if array.shape[:3] == bucket else array[row]
             for key, array in arrays.items()
         }
-        pending.add(pool.submit(write, name, photo))
-    done = {future for future in pending if future.done()}
-    for future in done:
-        future.result()
-    pending -= done
-    if len(pending) > _WRITES_IN_FLIGHT:
+        size = sum(array.nbytes for array in photo.values())
+        pending[pool.submit(write, name, photo)] = size
+    if sum(pending.values()) > _BYTES_IN_FLIGHT:
         concurrent.futures.wait(pending)
+    for future in [future for future in pending if future.done()]:
+        future.result()
+        del pending[future]
     return pending

@@ -37,8 +37,8 @@ class Vertices(NamedTuple):
       weights: float32 [N, d + 1], barycentric, sum 1 over the last axis; 0 for points left out.
       count: int32, how many vertices there are.
       words: uint32 [N (d + 1)] each, the coordinates of each point's vertices, packed.
-      table: int32 [T], hash table: the first of the N (d + 1) pairs that touch a vertex; _EMPTY
-        where free.
+      table: int32 [T], hash table: the first of the N (d + 1) pairs that touch a vertex;
+        `hash_table.EMPTY` where it is free.
       numbers: int32 [N (d + 1)], the number of the vertex of each pair in the table.
       steps: uint32 [d + 1, W], what must be added to the words for the neighbour along each axis.
     """

@@ -20,7 +20,6 @@ from jaxtyping import Bool, Float
 
 from auxseg_jax import trees
 from auxseg_jax.arrays import Array
-from auxseg_jax.errors import UserError
 from auxseg_jax.grid import Grid
 from auxseg_jax.models import backbones
 from auxseg_jax.models.affinity import (
@@ -76,9 +75,12 @@ class AuxSegNet(nn.Module):
         Those of batch normalisation stay float32, for their small variances would suffer.
         """
         flat = trees.flatten(params)
-        kept = {name for name in flat if f"{name.rpartition('/')[0]}/var" in flat}
+        normalisation = {name for name in flat if f"{name.rpartition('/')[0]}/var" in flat}
         return trees.unflatten(
-            {n: value if n in kept else value.astype(self.dtype) for n, value in flat.items()}
+            {
+                name: value if name in normalisation else value.astype(self.dtype)
+                for name, value in flat.items()
+            }
         )
 
     def shared_by(self, devices: int) -> "AuxSegNet":
@@ -129,7 +131,12 @@ class AuxSegNet(nn.Module):
             return outputs
         return outputs | self._segment(features, attention, inside)
 
-    def _classify(self, features, train, inside):
+    def _classify(
+        self,
+        features: Float[Array, "B h w K"],
+        train: bool,
+        inside: Bool[Array, "B h w"] | None,
+    ) -> dict[str, Array]:
         init = nn.initializers.xavier_uniform()
         classify = nn.Dense(self.num_classes, use_bias=False, kernel_init=init, name="cls_head")
         dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)
@@ -141,12 +148,18 @@ class AuxSegNet(nn.Module):
             pooled = (dropped * weight).sum((1, 2)) / jnp.maximum(weight.sum((1, 2)), 1)
         return _float32({"cls_logits": classify(pooled), "cam": classify(features)})
 
-    def _segment(self, features, attention, inside):
+    def _segment(
+        self,
+        features: Float[Array, "B h w K"],
+        attention: Sequence[Attention],
+        inside: Bool[Array, "B h w"] | None,
+    ) -> dict[str, Any]:
         switches = dict(self.affinity)
         for name in _NETWORK_SWITCHES:
             switches.pop(name, None)
         tasks = {"seg": self.num_classes + 1} | ({"sal": 1} if self.tasks["sal"] else {})
-        if not (switches["pairwise"] and self.affinity.get("backbone_attention", True)):
+        wanted = self.affinity["cross_task"] and self.affinity.get("backbone_attention", True)
+        if not (switches["pairwise"] and wanted):
             attention = ()
         count = len(tasks) * switches.get("heads", 1) + len(attention)
         outputs: dict[str, Any] = {}
@@ -173,7 +186,7 @@ class AuxSegNet(nn.Module):
         self,
         pairwise: Mapping[str, list[Pairwise]],
         attention: Sequence[Attention],
-        inside: Array | None,
+        inside: Bool[Array, "B h w"] | None,
     ) -> Pairwise | None:
         """Fuses the affinities of all tasks, and the attention of the backbone.
 
@@ -236,34 +249,11 @@ def final(predictions: Mapping[str, Array]) -> Array:
 
 
 def build(*, num_classes: int, model: Any, affinity: Any, tasks: Any) -> AuxSegNet:
-    """Builds the network of a config's sections.
-
-    Raises:
-      UserError: switches contradict each other.
-    """
-    model, affinity, tasks = dict(model), dict(affinity), dict(tasks)
-    backbones.find(model["backbone"]["name"])
-    refine_mode = affinity["refine"]
-    if refine_mode not in REFINED_TASKS:
-        known = ", ".join(REFINED_TASKS)
-        raise UserError(f"affinity.refine={refine_mode!r} is not one of {known}")
-    if refine_mode != "none" and not (affinity["pairwise"] or affinity["unary"]):
-        raise UserError(
-            f"affinity.refine={refine_mode!r} needs affinity.pairwise or affinity.unary; "
-            "with neither, set it to 'none'"
-        )
-    if len(model["dilations"]) != 3:
-        raise UserError(
-            "model.dilations needs 3 rates (two of the branch, one of the head), "
-            f"got {model['dilations']}"
-        )
-    heads = affinity.get("heads", 1)
-    if heads < 1 or model["channels"] % heads:
-        raise UserError(
-            f"affinity.heads={heads} does not divide model.channels={model['channels']}"
-        )
+    """Builds the network of a config's sections, which `config.validation` has checked."""
+    model = dict(model)
     model["backbone"] = dict(model["backbone"])
     model["dilations"] = tuple(model["dilations"])
+    affinity, tasks = dict(affinity), dict(tasks)
     return AuxSegNet(num_classes=num_classes, affinity=affinity, tasks=tasks, **model)
 
 

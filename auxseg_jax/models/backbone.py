@@ -13,9 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from auxseg_jax.arrays import Array
+from auxseg_jax.config.field import Field, one_of
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+OUTPUT_STRIDE = Field(16, "Pixels a cell of the features.", one_of(8, 16, 32))
+REMAT = Field(False, "The backward pass computes residual blocks again: less memory, more time.")
+"""Fields that several backbones have."""
 
 
 class Attention(NamedTuple):
@@ -68,7 +73,7 @@ class Backbone:
         [B, H, W, 3], `inside` bool [B, H, W] or None (see `AuxSegNet`), `train` turns dropout on.
       mean: normalisation of RGB in 0..255 that it was trained with.
       std: likewise.
-      fields: {field of `config.model.backbone`: default in configs}; attributes of the module.
+      fields: the fields of `config.model.backbone` beside its name; attributes of the module.
       stride: pixels a cell of the features, if there is no field `output_stride`.
       frozen: patterns of its parameters that never train.
       layers: patterns of its parameters from input to output, for the layer-wise rate decay.
@@ -83,7 +88,7 @@ class Backbone:
     module: type[nn.Module]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Field]
     stride: int = 8
     frozen: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -91,3 +96,13 @@ class Backbone:
     signature: str = ""
     translate: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray] | None] | None = None
     imagenet: PackagedWeights | None = None
+
+    def section(self, name: str, **changes: Any) -> dict[str, Any]:
+        """Returns a section `model.backbone` of a config.
+
+        Args:
+          name: its name in the table of backbones.
+          **changes: fields with other values than their defaults.
+        """
+        defaults = {field: declared.default for field, declared in self.fields.items()}
+        return {"name": name, **defaults, **changes}

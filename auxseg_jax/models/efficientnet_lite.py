@@ -4,10 +4,14 @@ Parameter paths: stem, stem_bn,
 blocks_<0..15>/{expand,expand_bn,depthwise,depthwise_bn,project,project_bn}, head, head_bn.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
+from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
-from auxseg_jax.models.backbone import Backbone, BackboneOutput, PackagedWeights
+from auxseg_jax.config.field import Field
+from auxseg_jax.models.backbone import OUTPUT_STRIDE, Backbone, BackboneOutput, PackagedWeights
 from auxseg_jax.models.depthwise import DepthwiseConv
 from auxseg_jax.models.layers import (
     FrozenBatchNorm,
@@ -16,15 +20,25 @@ from auxseg_jax.models.layers import (
     zero_outside,
 )
 
-# Repeats, kernel, stride of the first block, expansion, output channels.
+
+class _Stage(NamedTuple):
+    """Blocks of one size; `stride` is that of the first block, `size` that of the kernel."""
+
+    repeats: int
+    size: int
+    stride: int
+    expansion: int
+    features: int
+
+
 _STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
 )
 HEAD_CHANNELS = 1280
 _EPSILON = 1e-3
@@ -43,7 +57,9 @@ class Block(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Array, inside: Array | None) -> Array:
+    def __call__(
+        self, x: Float[Array, "B h w _"], inside: Bool[Array, "B H W"] | None
+    ) -> Float[Array, "B _ _ _"]:
         y = x
         if self.expansion != 1:
             y = PointwiseConv(x.shape[-1] * self.expansion, name="expand")(y)
@@ -74,10 +90,13 @@ class EfficientNetLite0(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Array, inside: Array | None = None, train: bool = False
+        self,
+        image: Float[Array, "B H W 3"],
+        inside: Bool[Array, "B H W"] | None = None,
+        train: bool = False,
     ) -> BackboneOutput:
         del train  # There is no dropout.
-        plan = strides_or_dilations([stage[2] for stage in _STAGES], self.output_stride, 2)
+        plan = strides_or_dilations([stage.stride for stage in _STAGES], self.output_stride, 2)
         options = {"use_bias": False, "kernel_init": nn.initializers.he_normal()}
         stem = nn.Conv(32, (3, 3), (2, 2), "SAME", **options, name="stem")
         x = stem(zero_outside(image, inside))
@@ -119,7 +138,12 @@ BACKBONE = Backbone(
     module=EfficientNetLite0,
     mean=(127.0, 127.0, 127.0),
     std=(128.0, 128.0, 128.0),
-    fields={"output_stride": 16, "head": True},
+    fields={
+        "output_stride": OUTPUT_STRIDE,
+        "head": Field(
+            True, "Keep the last 1x1 convolution: 1280 channels of features instead of 320."
+        ),
+    },
     frozen=(r"backbone/.*_bn/.*",),
     layers=(
         r"backbone/stem(_bn)?/.*",

@@ -10,9 +10,17 @@ import re
 from collections.abc import Sequence
 
 import flax.linen as nn
+from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
-from auxseg_jax.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneOutput
+from auxseg_jax.models.backbone import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    OUTPUT_STRIDE,
+    REMAT,
+    Backbone,
+    BackboneOutput,
+)
 from auxseg_jax.models.layers import (
     Conv3x3,
     FrozenBatchNorm,
@@ -33,7 +41,9 @@ class Bottleneck(nn.Module):
     dilation: int
 
     @nn.compact
-    def __call__(self, x: Array, inside: Array | None) -> Array:
+    def __call__(
+        self, x: Float[Array, "B h w _"], inside: Bool[Array, "B H W"] | None
+    ) -> Float[Array, "B _ _ _"]:
         y = nn.relu(FrozenBatchNorm(name="bn1")(PointwiseConv(self.width, name="conv1")(x)))
         y = Conv3x3(self.width, self.stride, self.dilation, name="conv2")(y, inside)
         y = nn.relu(FrozenBatchNorm(name="bn2")(y))
@@ -61,7 +71,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Array, inside: Array | None = None, train: bool = False
+        self,
+        image: Float[Array, "B H W 3"],
+        inside: Bool[Array, "B H W"] | None = None,
+        train: bool = False,
     ) -> BackboneOutput:
         del train  # There is no dropout.
         plan = strides_or_dilations((1, 2, 2, 2), self.output_stride, 4)
@@ -105,7 +118,7 @@ def _backbone(module: type[ResNet], signature: str) -> Backbone:
         module=module,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        fields={"output_stride": 16, "remat": False},
+        fields={"output_stride": OUTPUT_STRIDE, "remat": REMAT},
         frozen=(r"backbone/.*bn.*", r"backbone/conv1/.*"),
         layers=(r"backbone/(conv1|bn1)/.*", *(rf"backbone/layer{k}_.*" for k in range(1, 5))),
         torch_module=_torch_module,

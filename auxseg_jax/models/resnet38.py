@@ -9,23 +9,42 @@ parameter names of the public checkpoints.
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import numpy as np
+from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
-from auxseg_jax.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneOutput
+from auxseg_jax.models.backbone import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    REMAT,
+    Backbone,
+    BackboneOutput,
+)
 from auxseg_jax.models.layers import Conv3x3, FrozenBatchNorm, PointwiseConv
 
-# Name of the first block, number of blocks, inner and outer channels, stride, dilation of the first
-# convolution and of all others.
+
+class _Stage(NamedTuple):
+    """Blocks of one size; `first_dilation` is that of the first convolution alone."""
+
+    name: str
+    blocks: int
+    inner: int
+    features: int
+    stride: int
+    first_dilation: int
+    dilation: int
+
+
 _STAGES = (
-    ("b2", 3, 128, 128, 2, 1, 1),
-    ("b3", 3, 256, 256, 2, 1, 1),
-    ("b4", 6, 512, 512, 2, 1, 1),
-    ("b5", 3, 512, 1024, 1, 1, 2),
+    _Stage("b2", 3, 128, 128, 2, 1, 1),
+    _Stage("b3", 3, 256, 256, 2, 1, 1),
+    _Stage("b4", 6, 512, 512, 2, 1, 1),
+    _Stage("b5", 3, 512, 1024, 1, 1, 2),
 )
-# Name, reduced, inner and outer channels, dropout.
+# The columns are those of `Bottleneck`, after the name.
 _BOTTLENECKS = (("b6", 512, 1024, 2048, 0.3), ("b7", 1024, 2048, 4096, 0.5))
 
 
@@ -42,7 +61,9 @@ class Block(nn.Module):
     dilation: int
 
     @nn.compact
-    def __call__(self, x: Array, inside: Array | None) -> Array:
+    def __call__(
+        self, x: Float[Array, "B h w _"], inside: Bool[Array, "B H W"] | None
+    ) -> Float[Array, "B _ _ _"]:
         y = nn.relu(FrozenBatchNorm(name="bn_branch2a")(x))
         shortcut = x
         if self.stride > 1 or x.shape[-1] != self.features:
@@ -64,11 +85,13 @@ class Bottleneck(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Array, inside: Array | None, train: bool) -> Array:
-        def activate(y: Array, name: str) -> Array:
+    def __call__(
+        self, x: Float[Array, "B h w _"], inside: Bool[Array, "B H W"] | None, train: bool
+    ) -> Float[Array, "B _ _ _"]:
+        def activate(y: Float[Array, "B h w C"], name: str) -> Float[Array, "B h w C"]:
             return nn.relu(FrozenBatchNorm(name=name)(y))
 
-        def drop(y: Array) -> Array:
+        def drop(y: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
             dropout = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)
             return dropout(y)
 
@@ -94,7 +117,10 @@ class ResNet38(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Array, inside: Array | None = None, train: bool = False
+        self,
+        image: Float[Array, "B H W 3"],
+        inside: Bool[Array, "B H W"] | None = None,
+        train: bool = False,
     ) -> BackboneOutput:
         block = nn.remat(Block) if self.remat else Block
         bottleneck = Bottleneck
@@ -144,7 +170,7 @@ BACKBONE = Backbone(
     module=ResNet38,
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
-    fields={"remat": False},
+    fields={"remat": REMAT},
     # The authors freeze all batch normalisations and the first convolution.
     frozen=(r"backbone/.*bn.*", r"backbone/conv1a/.*"),
     layers=(

@@ -2,9 +2,10 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
-from auxseg_jax.errors import UserError
+from auxseg_jax.config.field import Field, at_least, one_of
 from auxseg_jax.models.backbone import Backbone, BackboneOutput
 from auxseg_jax.models.layers import resize_nearest, zero_outside
 
@@ -25,14 +26,12 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Array, inside: Array | None = None, train: bool = False
+        self,
+        image: Float[Array, "B H W 3"],
+        inside: Bool[Array, "B H W"] | None = None,
+        train: bool = False,
     ) -> BackboneOutput:
         del train  # There is no dropout.
-        if self.output_stride not in (4, 8):
-            raise UserError(
-                "backbone.output_stride must be 4 or 8 for the tiny backbone, "
-                f"got {self.output_stride}"
-            )
         x = image
         for i, stride in enumerate((2, 1, 2, 1, self.output_stride // 4, 1)):
             width = self.width // 2 if i < 2 else self.width
@@ -51,6 +50,9 @@ BACKBONE = Backbone(
     module=Tiny,
     mean=(127.5, 127.5, 127.5),
     std=(64.0, 64.0, 64.0),
-    fields={"output_stride": 8, "width": 64},
+    fields={
+        "output_stride": Field(8, "Pixels a cell of the features.", one_of(4, 8)),
+        "width": Field(64, "Channels of the features, a multiple of 16.", at_least(16)),
+    },
     layers=tuple(rf"backbone/(conv|norm)_{k}/.*" for k in range(6)),
 )

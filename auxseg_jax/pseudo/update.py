@@ -14,11 +14,10 @@ from auxseg_jax.grid import Grid
 from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.segmentation import Views
+from auxseg_jax.models.affinity import Pairwise
 from auxseg_jax.models.auxsegnet import colours, final
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
 from auxseg_jax.pixel_labels import IGNORE
-from auxseg_jax.pseudo.fuse import fuse
-from auxseg_jax.pseudo.random_walk import random_walk
 
 Maps = dict[str, Array]
 """{"segmentation": labels uint8 [B, H, W], "saliency": uint8 [B, H, W], 255 is salient}.
@@ -26,6 +25,12 @@ Maps = dict[str, Array]
 The initial labels also have "cam_class", the class of the largest CAM, uint8 [B, H, W], and
 "cam_score", that CAM, uint8 [B, H, W].
 """
+
+Fuse = Callable[[Array, Array, Array], Array]
+"""(CAM [B, H, W, C], saliency [B, H, W], labels [B, C]) -> labels uint8 [B, H, W]."""
+
+Walk = Callable[[Array, Pairwise], Array]
+"""(CAM [B, h, w, C], affinity) -> CAM [B, h, w, C]."""
 
 
 def initial_labels(
@@ -35,7 +40,7 @@ def initial_labels(
     network: Any,
     grid: Grid,
     seen: Views,
-    fusion: Mapping[str, Any],
+    fuse: Fuse,
 ) -> Maps:
     """Labels photos by the classifier's CAMs and the given saliency.
 
@@ -45,13 +50,13 @@ def initial_labels(
       network: an `AuxSegNet`.
       grid: sizes of the views.
       seen: views of the CAM, the config's `cam.*`.
-      fusion: options of `fuse`.
+      fuse: `pseudo.fuse.fuse` with its options.
     """
     size = batch["image"].shape[1:3]
     cam_of = _cam_function(network, params)
     cam = _mean_cam(cam_of, batch, size, seen, grid)
     saliency = _given_saliency(batch, cam)
-    labels = fuse(cam, saliency, batch["labels"], **fusion)
+    labels = fuse(cam, saliency, batch["labels"])
     cam *= batch["labels"][:, None, None, :]
     return {
         "segmentation": labels,
@@ -92,8 +97,8 @@ def updated_labels(
     network: Any,
     grid: Grid,
     options: UpdateOptions,
-    walk: Mapping[str, Any],
-    fusion: Mapping[str, Any],
+    walk: Walk,
+    fuse: Fuse,
     crf: crf_lib.CrfOptions,
 ) -> Maps:
     """Labels photos by the network of a stage.
@@ -108,8 +113,8 @@ def updated_labels(
       network: the `AuxSegNet` of both.
       grid: sizes of the views.
       options: see `UpdateOptions`.
-      walk: options of `random_walk`.
-      fusion: options of `fuse`.
+      walk: `random_walk` with its options.
+      fuse: `pseudo.fuse.fuse` with its options.
       crf: options of `crf.saliency`; with 0 iterations S is not sharpened.
     """
     size = batch["image"].shape[1:3]
@@ -125,7 +130,7 @@ def updated_labels(
     if crf.iterations:
         sharpen = functools.partial(crf_lib.saliency, options=crf)
         saliency = jax.vmap(sharpen)(colours(network, batch["image"]), saliency, batch["inside"])
-    labels = fuse(cam, saliency, batch["labels"], **fusion)
+    labels = fuse(cam, saliency, batch["labels"])
     if options.veto:
         possible = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=1) > 0
         logits = resize_bilinear(final(outputs["seg"]), size)
@@ -141,7 +146,7 @@ def _propagated_cam(
     network: Any,
     grid: Grid,
     options: UpdateOptions,
-    walk: Mapping[str, Any],
+    walk: Walk,
 ) -> Float[Array, "B h w C"]:
     """Returns the CAM of stage and classifier after its walk on the affinity."""
     cells = outputs["cam"].shape[1:3]
@@ -153,7 +158,7 @@ def _propagated_cam(
             cam_of = _cam_function(network, params[phase])
             cam += weight * _mean_cam(cam_of, batch, cells, seen, grid)
     if "affinity" in outputs:
-        cam = random_walk(cam, outputs["affinity"], **walk)
+        cam = walk(cam, outputs["affinity"])
         cam *= resize_nearest(batch["inside"], cells)[..., None]
     return cam_lib.normalize(cam) if options.renormalize else cam
 

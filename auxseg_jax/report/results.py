@@ -32,7 +32,7 @@ class StageEntry:
 
     Attributes:
       stage: its number.
-      score: of its predictions.
+      score: the score of its predictions.
       val_miou_post: mIoU of its post-processed predictions.
     """
 
@@ -51,13 +51,13 @@ class Results:
     """All figures of a run, in percent.
 
     Attributes:
-      classifier: of the classifier phase, if the network has that branch.
-      pseudo: of each set of pseudo labels, if the training split has masks.
-      stages: of each stage, if the validation split has masks.
-      cam_sweep: of the CAMs, an oracle.
+      classifier: score of the classifier phase, if the network has that branch.
+      pseudo: score of each set of pseudo labels, if the training split has masks.
+      stages: score of each stage, if the validation split has masks.
+      cam_sweep: score of the CAMs by threshold, an oracle.
       fully_supervised: whether it was trained on masks.
-      seconds: {phase: seconds}, of the session that finished it.
-      config: of the run, as JSON.
+      seconds: {phase: seconds of the session that finished it}.
+      config: the config of the run, as JSON.
       manifest: see `report.manifest`.
     """
 
@@ -75,27 +75,31 @@ class Results:
         """The last stage, if it was scored."""
         return self.stages[-1] if self.stages else None
 
-    def add(self, reports: str, stage: int | None, score: Any) -> None:
-        """Adds the figures of a phase.
+    # What a phase of the plan reports goes in by one of these (`Phase.report`).
 
-        Args:
-          reports: see `phases.Phase`.
-          stage: likewise.
-          score: the figures.
-        """
-        if reports == "classifier":
-            self.classifier = score
-        elif reports == "cam_sweep":
-            self.cam_sweep = score
-        elif reports == "pseudo":
-            self.pseudo.append(PseudoEntry(INITIAL if stage is None else stage, score))
-        elif reports == "stage":
-            self.stages.append(StageEntry(stage, score))
-        elif reports == "post":
-            entry = self.stages[-1]
-            self.stages[-1] = dataclasses.replace(entry, val_miou_post=score.val_miou)
-        else:
-            raise KeyError(reports)
+    def set_classifier(self, stage: int | None, score: scores.ClassifierScore) -> None:
+        """Puts in the score of the classifier phase."""
+        del stage
+        self.classifier = score
+
+    def set_cam_sweep(self, stage: int | None, score: scores.CamSweep) -> None:
+        """Puts in the sweep of the CAMs."""
+        del stage
+        self.cam_sweep = score
+
+    def add_pseudo(self, stage: int | None, score: scores.PseudoScore) -> None:
+        """Adds the score of the labels that a stage left; None: the initial ones."""
+        self.pseudo.append(PseudoEntry(INITIAL if stage is None else stage, score))
+
+    def add_stage(self, stage: int, score: scores.PredictionScore) -> None:
+        """Adds the score of a stage."""
+        self.stages.append(StageEntry(stage, score))
+
+    def set_post(self, stage: int, score: scores.PredictionScore) -> None:
+        """Puts in the score of a stage's post-processed predictions, after `add_stage`."""
+        index = [entry.stage for entry in self.stages].index(stage)
+        entry = dataclasses.replace(self.stages[index], val_miou_post=score.val_miou)
+        self.stages[index] = entry
 
     def to_json(self) -> dict[str, Any]:
         """Returns what results.json holds."""

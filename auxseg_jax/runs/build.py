@@ -19,6 +19,8 @@ from auxseg_jax.inference.crf import CrfOptions
 from auxseg_jax.inference.segmentation import Views, segment
 from auxseg_jax.models import auxsegnet, backbones
 from auxseg_jax.pseudo import update
+from auxseg_jax.pseudo.fuse import fuse
+from auxseg_jax.pseudo.random_walk import random_walk
 from auxseg_jax.training import losses, optimizer, step
 from auxseg_jax.weights import pretrained
 
@@ -130,7 +132,7 @@ def initial_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegN
         network=network,
         grid=grid(config),
         seen=Views(**config.cam),
-        fusion=dict(config.fuse),
+        fuse=functools.partial(fuse, **config.fuse),
     )
 
 
@@ -141,8 +143,8 @@ def updated_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegN
         network=network,
         grid=grid(config),
         options=update.UpdateOptions(**config.label_update),
-        walk=dict(config.walk),
-        fusion=dict(config.fuse),
+        walk=functools.partial(random_walk, **config.walk),
+        fuse=functools.partial(fuse, **config.fuse),
         crf=crf_options(config, "saliency"),
     )
 

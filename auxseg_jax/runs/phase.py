@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from auxseg_jax.report.results import Results
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -16,8 +18,7 @@ class Phase:
       writes: what it leaves in its folder, beside DONE.json.
       masks: the split whose pixel labels it reads, "train" or "val"; empty: none.
       scores: the record of its figures, if it has any.
-      reports: where in results.json they go: "classifier", "pseudo", "cam_sweep", "stage" or
-        "post".
+      report: report(results, stage, score) puts them into the results.
       stage: number of the stage it belongs to; None before the first.
     """
 
@@ -27,5 +28,5 @@ class Phase:
     writes: tuple[str, ...] = ()
     masks: str = ""
     scores: type | None = None
-    reports: str = ""
+    report: Callable[[Results, Any, Any], None] | None = None
     stage: int | None = None

@@ -3,9 +3,10 @@
 To add a phase, write its work (a function as in `runs.work`) and add its row to `plan`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from auxseg_jax.evaluation import scores
+from auxseg_jax.report.results import Results
 from auxseg_jax.runs import work
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.workdir import CAM, CLASSIFIER, stage_name
@@ -27,7 +28,7 @@ def plan(stages: int, weak: bool, scored: Collection[str]) -> list[Phase]:
             work.train_classifier,
             writes=("checkpoints", "params"),
             scores=scores.ClassifierScore,
-            reports="classifier",
+            report=Results.set_classifier,
         ),
         _initial_labels(weak),
     ]
@@ -42,7 +43,7 @@ def plan(stages: int, weak: bool, scored: Collection[str]) -> list[Phase]:
                 needs={"labels": labels},
                 masks=TRAIN,
                 scores=scores.CamSweep,
-                reports="cam_sweep",
+                report=Results.set_cam_sweep,
             )
         )
     for index in range(stages):
@@ -90,7 +91,7 @@ def _score_labels(name: str, labels: str, stage: int | None) -> Phase:
         needs={"labels": labels},
         masks=TRAIN,
         scores=scores.PseudoScore,
-        reports="pseudo",
+        report=Results.add_pseudo,
         stage=stage,
     )
 
@@ -103,22 +104,22 @@ def _validate(stage: str, index: int, is_scored: bool) -> list[Phase]:
     if not is_scored:
         return phases
 
-    def score(name: str, predictions: str, reports: str) -> Phase:
+    def score(name: str, predictions: str, report: Callable) -> Phase:
         return Phase(
             name,
             work.score_val,
             needs={"predictions": predictions},
             masks=VAL,
             scores=scores.PredictionScore,
-            reports=reports,
+            report=report,
             stage=index,
         )
 
     return [
         *phases,
-        score(f"{stage}/score", val, "stage"),
+        score(f"{stage}/score", val, Results.add_stage),
         Phase(post, work.postprocess_val, weights, ("<id>.png",), stage=index),
-        score(f"{stage}/post_score", post, "post"),
+        score(f"{stage}/post_score", post, Results.set_post),
     ]
 
 

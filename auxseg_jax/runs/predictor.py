@@ -1,6 +1,7 @@
 """Segments photos with a trained network."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.config.validation import check
+from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
-from auxseg_jax.errors import UserError, raise_faults
+from auxseg_jax.errors import UserError, collect, fault
 from auxseg_jax.files import images
 from auxseg_jax.inference import passes
-from auxseg_jax.inference.photo_files import PhotoFiles
 from auxseg_jax.runs import build
 from auxseg_jax.runs.workdir import Workdir
 from auxseg_jax.training import checkpoint
@@ -31,7 +32,7 @@ class Prediction:
       labels: uint8 [H, W], indices of `Predictor.classes`.
       probabilities: float32 [H, W, C+1], of background and classes.
       saliency: float32 [H, W] in 0..1.
-      cams: {class: float32 [H, W] in 0..1}, of the classes that the classification branch sees.
+      cams: {class: float32 [H, W] in 0..1} for the classes that the classification branch sees.
       affinity: float32 [H, W], what a point looks at; its largest entry is 1.
     """
 
@@ -46,16 +47,16 @@ class Predictor:
     """The network of the last trained stage of a workdir.
 
     Args:
-      workdir: of a run.
+      workdir: the folder of a run.
 
     Attributes:
       stage: name of the stage.
       classes: names, background first.
-      config: of the run.
+      config: the config of the run.
       can_show: what `show` may name.
 
     Raises:
-      UserError: no stage is trained, or the config cannot be used.
+      UserError: no stage is trained, or its parameters or the config cannot be read.
     """
 
     def __init__(self, workdir: epath.PathLike):
@@ -73,7 +74,7 @@ class Predictor:
         tasks, affinity = self.config.tasks, self.config.affinity
         switches = {"saliency": tasks.sal, "cam": tasks.cls, "affinity": affinity.pairwise}
         can_show = [name for name, switch in switches.items() if switch]
-        self.can_show = ("overlay", "probabilities", *can_show)
+        self.can_show = ("probabilities", *can_show)
         self._functions: dict[Any, Callable] = {}
 
     def predict(
@@ -84,7 +85,10 @@ class Predictor:
         show: Collection[str] = ("probabilities",),
         point: tuple[int, int] | None = None,
     ) -> list[Prediction]:
-        """Segments photos and returns arrays.
+        """Segments photos and returns arrays, which are all in memory at once.
+
+        The probabilities of a photo of VOC are 16 MB; `show=()` leaves them out. `predict_files`
+        writes files instead.
 
         Args:
           photos: paths, or uint8 RGB arrays [H, W, 3].
@@ -96,6 +100,8 @@ class Predictor:
           UserError: a photo cannot be read, or the network cannot show what is asked.
         """
         source = _Photos(photos)
+        if isinstance(show, str):
+            raise UserError(f"show={show!r}: expected a list of names")
         self.check_show(show, point, source.sizes)
         results: dict[str, Prediction] = {}
 
@@ -119,7 +125,7 @@ class Predictor:
 
         Args:
           title: name on the progress bar.
-          source: raw examples with an attribute `sizes`, as `PhotoFiles`.
+          source: raw examples with an attribute `sizes`, like `PhotoFiles`.
           write: called in threads.
           post: see `predict`.
           show: see `predict`.
@@ -137,21 +143,27 @@ class Predictor:
         show: Collection[str],
         point: tuple[int, int] | None,
         sizes: Sequence[tuple[int, int]] = (),
+        can_show: Collection[str] = (),
     ) -> None:
-        """Raises UserError unless the network can show what is asked of photos of these sizes."""
-        lacking = [name for name in show if name not in self.can_show]
-        if lacking:
-            raise UserError(
-                f"this network cannot show {', '.join(lacking)}; "
-                f"it can show {', '.join(self.can_show)}"
-            )
+        """Raises UserError unless the network can show what is asked of photos of these sizes.
+
+        Args:
+          show: what is asked.
+          point: (x, y), for "affinity".
+          sizes: (H, W) of the photos.
+          can_show: what there is to show; by default the attribute.
+        """
+        can_show = can_show or self.can_show
+        if lacking := [name for name in show if name not in can_show]:
+            known = ", ".join(can_show)
+            raise UserError(f"this network cannot show {', '.join(lacking)}; it can show {known}")
         if ("affinity" in show) != (point is not None):
-            raise UserError("--show=affinity and --point=x,y go together")
+            raise UserError("showing an affinity and naming a point go together")
         if point is not None and sizes:
             height, width = (min(lengths) for lengths in zip(*sizes, strict=True))
             if not (0 <= point[0] < width and 0 <= point[1] < height):
                 raise UserError(
-                    f"--point={point[0]},{point[1]} is outside a photo; "
+                    f"the point {point[0]},{point[1]} is outside a photo; "
                     f"the smallest are {width} wide and {height} high"
                 )
 
@@ -173,21 +185,30 @@ class _Photos:
     """Photos in memory or in files as a source for `PhotoReader`; ids are their numbers."""
 
     def __init__(self, photos: Sequence[Photo]):
-        self._data, self.sizes = [], []
-        if isinstance(photos, str | np.ndarray):
+        self._data: list[bytes] = []
+        self.sizes: list[tuple[int, int]] = []
+        if isinstance(photos, str | os.PathLike | np.ndarray):
             raise UserError("expected a list of photos")
-        for photo in photos:
-            if isinstance(photo, np.ndarray):
-                if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-                    found = f"{photo.dtype} {photo.shape}"
-                    raise UserError(f"expected photos as uint8 [H, W, 3], found {found}")
-                self._data.append(images.encode_png(photo))
-                self.sizes.append(photo.shape[:2])
-                continue
-            files = PhotoFiles([photo])
-            raise_faults("the photos", files.faults)
-            self._data.append(files[0]["image"])
-            self.sizes += files.sizes
+        with collect("photos"):
+            for photo in photos:
+                self._add(photo)
+
+    def _add(self, photo: Photo) -> None:
+        """Adds a photo, or reports its fault."""
+        if isinstance(photo, np.ndarray):
+            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+                fault(f"expected photos as uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
+                return
+            data, size = images.encode_png(photo), photo.shape[:2]
+        else:
+            try:
+                data = epath.Path(photo).expanduser().read_bytes()
+                size = features.check_image(data)
+            except (OSError, UserError) as error:
+                fault(f"{photo}: {error}")
+                return
+        self._data.append(data)
+        self.sizes.append(size)
 
     def __len__(self) -> int:
         return len(self._data)

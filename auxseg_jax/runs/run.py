@@ -29,8 +29,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     """Runs what is left of the whole method under `workdir`.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       workdir: folder of everything that the run writes, and of what it resumes from.
+
+    At SIGTERM the process ends, as any does. A script that wants a checkpoint first, as the command
+    line does, calls `devices.preemption.install()`; `train` then raises `preemption.Preempted`.
 
     Raises:
       UserError: the config has unknown or missing fields or values out of range, all listed; or the
@@ -39,7 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     """
     folder = Workdir(workdir)
     check(config)
-    folder.check(config)
+    folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
         say(f"{folder} is finished; these are its results.")
         return Results.from_json(storage.read_json(folder.results))
@@ -56,8 +59,13 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     return results
 
 
+def every_phase(config: ml_collections.ConfigDict) -> list[Phase]:
+    """Returns the phases of a run whose splits both have masks to score with."""
+    return plan(config.stages.count, config.supervision == "image_labels", (TRAIN, VAL))
+
+
 def plan_of(context: Context) -> list[Phase]:
-    """Returns the phases of a run."""
+    """Returns the phases of a run: those of `every_phase` that its data allow."""
     config, data = context.config, context.data
     splits = {TRAIN: data.train_split, VAL: data.val_split}
     scored = [role for role, split in splits.items() if data.has_masks(split)]
@@ -98,5 +106,5 @@ def _run_phase(context: Context, phase: Phase) -> None:
 
 
 def _add_figures(results: Results, phase: Phase, figures: Mapping[str, Any]) -> None:
-    if phase.scores and figures:
-        results.add(phase.reports, phase.stage, phase.scores(**figures))
+    if phase.scores and phase.report and figures:
+        phase.report(results, phase.stage, phase.scores(**figures))

@@ -16,7 +16,7 @@ The phases are listed by `runs.phases.plan`.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import ml_collections
@@ -34,9 +34,7 @@ from auxseg_jax.report import manifest as manifest_lib
 CLASSIFIER, CAM = "classifier", "cam"
 _DONE = "DONE.json"
 _ABSENT = object()
-# What a new workdir may hold: phases copied from another run, and what a kill leaves of a file that
-# was being written.
-_MAY_EXIST = r"classifier|cam|stage_\d+|\.(config|manifest)\.json\..*"
+_UNFINISHED = r"\.(config|manifest)\.json\..*"  # What a kill leaves of a file.
 
 
 def stage_name(index: int) -> str:
@@ -124,26 +122,42 @@ class Workdir:
         return stages
 
     def classes(self) -> list[str]:
-        """Returns the names of the classes, background first."""
+        """Returns the names of the classes, background first.
+
+        Raises:
+          UserError: there is no manifest.json.
+        """
+        if not self.manifest.exists():
+            raise UserError(f"{self.path} is no whole workdir: there is no {self.manifest.name}")
         return storage.read_json(self.manifest)["data"]["classes"]
 
     def read_config(self) -> ml_collections.ConfigDict:
-        """Returns the config of the run; fields that are newer than it get their defaults."""
+        """Returns the config of the run; fields that are newer than it get their defaults.
+
+        Raises:
+          UserError: there is no config.json.
+        """
+        if not self.config.exists():
+            raise UserError(f"{self.path} is no whole workdir: there is no {self.config.name}")
         config, added = declared.complete(storage.read_json(self.config))
         if added:
             say(f"{self.config} is of an older version; by default {', '.join(added)}")
         return config
 
-    def check(self, config: ml_collections.ConfigDict) -> None:
+    def check(self, config: ml_collections.ConfigDict, phases: Collection[str]) -> None:
         """Refuses a workdir of another config, or a folder that is no workdir.
+
+        Args:
+          config: the config of the run.
+          phases: names of its phases. A new workdir may hold some, copied from another run.
 
         Raises:
           UserError: it names the fields that differ and are not free, or what the folder holds.
         """
         if not self.config.exists():
-            found = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
-            others = sorted(name for name in found if not re.fullmatch(_MAY_EXIST, name))
-            if others:
+            names = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+            names -= {phase.partition("/")[0] for phase in phases}
+            if others := sorted(name for name in names if not re.fullmatch(_UNFINISHED, name)):
                 raise UserError(
                     f"{self.path} holds {others[0]} but no config.json, so it is no workdir; "
                     "choose another --workdir"

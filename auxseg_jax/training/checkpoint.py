@@ -166,11 +166,18 @@ def load_params(directory: epath.PathLike, params: dict, mesh: Mesh) -> dict:
       directory: the folder.
       params: arrays or shapes of the parameters.
       mesh: where they go.
+
+    Raises:
+      UserError: they cannot be read.
     """
     target = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         params,
         mesh_lib.tree_sharding(params, mesh),
     )
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(_absolute(directory), target)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(_absolute(directory), target)
+    except Exception as error:  # See `_write`.
+        message = f"the parameters {directory} cannot be read: {first_line(error)}"
+        raise UserError(message) from error

@@ -50,7 +50,7 @@ def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
             flat, report = state, Report("parameters of this package", matched=list(state))
         else:
             flat, report = _place_foreign(state, backbone)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{source} cannot be converted: {error}") from error
     exported, unnamed = _export(flat, state, backbone)
     report.not_exported += unnamed
@@ -80,10 +80,9 @@ def _place_foreign(
         shown = ", ".join(list(state)[:5])
         raise UserError(f"these are weights of no network known here: {shown}")
     is_whole = names.is_auxsegnet(state)
-    fields = {"name": backbone, **BACKBONES[backbone].fields}
     network = auxsegnet.build(
         num_classes=state["fc8.weight"].shape[0] if is_whole else 1,
-        model={"backbone": fields, **_OFFICIAL_MODEL},
+        model={"backbone": BACKBONES[backbone].section(backbone), **_OFFICIAL_MODEL},
         affinity=_OFFICIAL_AFFINITY,
         tasks={"cls": True, "sal": True},
     )
@@ -101,7 +100,7 @@ def _export(
     flat: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], backbone: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the state dict of PyTorch, and the parameters that have no name in it."""
-    is_whole = backbone == "resnet38" and "seg_branch/conv_1/kernel" in flat
+    is_whole = backbone == names.AUXSEGNET_BACKBONE and "seg_branch/conv_1/kernel" in flat
     keys = {}
     if is_whole:
         keys = names.keys_of(flat, names.auxsegnet)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from auxseg_jax import trees
 from auxseg_jax.models.backbones import find
 
 Naming = Callable[[str], str]
+
+AUXSEGNET_BACKBONE = "resnet38"
+"""The backbone of the authors' checkpoints."""
 
 _LEAVES = {
     "kernel": "weight",
@@ -36,9 +38,9 @@ _AUXSEGNET_MODULES = {
     "cross_pairwise/conv_3x3": "cross_att.0",
     "cross_pairwise/conv_1x1": "cross_att.2",
     **{
-        f"{task}_{here}": f"{task}_{there}"
+        f"{task}_{module}": f"{task}_{torch_module}"
         for task in ("seg", "sal")
-        for here, there in _TASK_MODULES.items()
+        for module, torch_module in _TASK_MODULES.items()
     },
 }
 
@@ -75,7 +77,7 @@ def auxsegnet(path: str) -> str:
       KeyError: AuxSegNet does not have it.
     """
     if path.startswith("backbone/"):
-        return backbone_naming("resnet38")(path.removeprefix("backbone/"))
+        return backbone_naming(AUXSEGNET_BACKBONE)(path.removeprefix("backbone/"))
     module, _, leaf = path.rpartition("/")
     return f"{_AUXSEGNET_MODULES[module]}.{_LEAVES[leaf]}"
 
@@ -96,13 +98,6 @@ def keys_of(names: Iterable[str], naming: Naming, prefix: str = "") -> dict[str,
             with contextlib.suppress(KeyError):  # Those weights do not have this part.
                 keys[name] = naming(name.removeprefix(prefix))
     return keys
-
-
-def to_state_dict(params: Mapping, naming: Naming) -> dict[str, np.ndarray]:
-    """Returns {key: array in torch's layout} of the parameters that the naming knows."""
-    flat = trees.flatten(params)
-    keys = keys_of(flat, naming)
-    return {key: from_layout(name, np.asarray(flat[name])) for name, key in keys.items()}
 
 
 def unused(channels: int) -> dict[str, np.ndarray]:
