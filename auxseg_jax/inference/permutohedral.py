@@ -268,8 +268,18 @@ def _pack(
 def _running_count(flags: Array) -> tuple[Array, Array]:
     """Returns how many True come before each of `flags`, and how many there are.
 
-    It scans columns, which is several times faster than cumsum on CPU.
+    On CPU a scan of columns is several times faster than cumsum. On an H200 it took most of the
+    CRF's time.
     """
+    return jax.lax.platform_dependent(flags, cpu=_count_by_columns, default=_count_by_cumsum)
+
+
+def _count_by_cumsum(flags: Array) -> tuple[Array, Array]:
+    ends = jnp.cumsum(flags, dtype=jnp.int32)
+    return ends - flags, ends[-1]
+
+
+def _count_by_columns(flags: Array) -> tuple[Array, Array]:
     padded = jnp.pad(flags, (0, -len(flags) % 1024)).reshape(1024, -1).T.astype(jnp.int32)
     totals, before = jax.lax.scan(
         lambda total, column: (total + column, total), jnp.zeros_like(padded[0]), padded

@@ -115,7 +115,9 @@ class PointwiseConv(nn.Module):
         init = nn.initializers.he_normal()
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
         if self.stride > 1:
-            x = x[:, :: self.stride, :: self.stride]
+            # XLA:GPU aborts where it fuses such a slice into a matrix product (jax 0.11.2, H200).
+            x = lax.optimization_barrier(x)[:, :: self.stride, :: self.stride]
+            x = lax.optimization_barrier(x)
         return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
 
 
