@@ -37,7 +37,7 @@ class Evaluation:
 
     Attributes:
       split: the split whose masks it was scored by.
-      score: of label maps, or of CAMs.
+      score: the score of label maps, or of CAMs.
     """
 
     split: str

@@ -63,10 +63,10 @@ def preset_of(words: Iterable[str]) -> str:
 
 
 def _one_of(names: Iterable[str], words: Iterable[str]) -> str | None:
-    found = [name for name in names if name in words]
-    if len(found) > 1:
-        raise ValueError(f"{' and '.join(found)} exclude each other")
-    return found[0] if found else None
+    chosen = [name for name in names if name in words]
+    if len(chosen) > 1:
+        raise ValueError(f"{' and '.join(chosen)} exclude each other")
+    return chosen[0] if chosen else None
 
 
 def set_backbone(config: ml_collections.ConfigDict, name: str, **fields: Any) -> None:

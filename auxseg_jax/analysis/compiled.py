@@ -89,11 +89,11 @@ class Analysis:
     """The programs of a config on a topology.
 
     Attributes:
-      topology: as it was named.
+      topology: the name it was given.
       effort: one of EFFORTS.
       chips: number of devices.
       mesh: {axis: devices}.
-      programs: by name.
+      programs: {name: program}.
     """
 
     topology: str
@@ -118,7 +118,7 @@ def analyse(
     """Compiles programs and analyses them.
 
     Args:
-      config: of the run; its mesh is laid over the topology.
+      config: the config of the run; its mesh is laid over the topology.
       topology: "v5e:4x4" and the like of libtpu, with "*2" behind it for two such slices; or
         "cpu:8".
       effort: "fast" leaves out most of XLA's optimisation, on which memory and arithmetic hardly

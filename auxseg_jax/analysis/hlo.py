@@ -41,7 +41,7 @@ def collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:
     Returns:
       {kind: {"count", "bytes" of the results, "sent_bytes" by a device on a ring}}.
     """
-    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    totals: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     pattern = re.compile(rf" = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(")
     scatters = False
     for line in hlo.splitlines():
@@ -59,8 +59,8 @@ def collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:
         if scatters:
             kind, size = "reduce-scatter", size / group
         sent = round(size * _sent_share(kind, group))
-        found[kind].update({"count": 1, "bytes": round(size), "sent_bytes": sent})
-    return {kind: dict(found[kind]) for kind in _COLLECTIVES if kind in found}
+        totals[kind].update({"count": 1, "bytes": round(size), "sent_bytes": sent})
+    return {kind: dict(totals[kind]) for kind in _COLLECTIVES if kind in totals}
 
 
 def _sent_share(kind: str, group: int) -> float:
@@ -101,7 +101,7 @@ def largest_results(hlo: str, count: int = 5) -> list[Result]:
     """Returns the largest results of the main program, not of what it calls."""
     skipped = "get-tuple-element|parameter|bitcast|tuple"
     operation = re.compile(rf"\s*(?:ROOT )?%?\S+ = (.*?) (?!{skipped})[a-z][\w-]*\(")
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     for line in hlo[hlo.rindex("\nENTRY ") :].splitlines():
         if not (match := operation.match(line)):
             continue
@@ -109,8 +109,8 @@ def largest_results(hlo: str, count: int = 5) -> list[Result]:
             name = re.search(r'op_name="([^"]*)"', line)
             size = _padded_bytes(dtype, [int(n) for n in dimensions.split(",")], layout)
             shape = f"{dtype}[{dimensions}]{layout}"
-            found.setdefault(shape, Result(size, shape, name[1] if name else ""))
-    return sorted(found.values(), key=lambda result: -result.bytes)[:count]
+            results.setdefault(shape, Result(size, shape, name[1] if name else ""))
+    return sorted(results.values(), key=lambda result: -result.bytes)[:count]
 
 
 def _padded_bytes(dtype: str, dimensions: list[int], layout: str) -> int:

@@ -67,13 +67,15 @@ def find_devices(topology: str) -> tuple[list[jax.Device], str]:
         os.environ.setdefault(name, value)
     jax.config.update("jax_platforms", "cpu")
     try:
-        found = topologies.get_topology_desc(shape, platform="tpu", num_slices=int(slices or 1))
+        description = topologies.get_topology_desc(
+            shape, platform="tpu", num_slices=int(slices or 1)
+        )
     except Exception as error:  # The plugin's errors have no common class.
         if importlib.util.find_spec("libtpu") is None:
             raise UserError("compiling for a TPU needs libtpu: pip install libtpu") from error
         reason = first_line(error)
         raise UserError(f"libtpu does not know --topology={topology!r}: {reason}") from error
-    return list(found.devices), kind
+    return list(description.devices), kind
 
 
 def _find_cpus(topology: str, count: str) -> list[jax.Device]:

@@ -43,7 +43,7 @@ class TrainingTimes:
         reader was emptied.
       step_photos_per_second: the step alone; see `step_seconds`.
       step_seconds: median of 10 steps on a batch that is on the device.
-      compile_seconds: of the step; near 0 if it is in the compilation cache.
+      compile_seconds: compilation of the step; near 0 if it is in the compilation cache.
       operations: share of the step's device time, percent, by kind of XLA operation.
     """
 
@@ -65,10 +65,10 @@ class CrfTimes:
     Attributes:
       size: "WIDTHxHEIGHT".
       labels: number of labels.
-      iterations: of mean field.
-      seconds: of a photo alone, median of 5.
-      photos_per_second: of a bucket of 8.
-      compile_seconds: of a photo alone.
+      iterations: iterations of mean field.
+      seconds: time of a photo alone, median of 5.
+      photos_per_second: rate of a bucket of 8.
+      compile_seconds: compilation for a photo alone.
       peak_mib: peak memory of the process so far; sizes come in rising order.
     """
 

@@ -89,7 +89,7 @@ def read(root: str, splits: Sequence[str], *, planes: Mapping[str, str]) -> list
         objects = _group_objects(tables[split], where, index)
         names = _name_images(tables[split]["images"], split, where, split_of)
         _check_photos_exist(path, split, names)
-        found = listing.find_planes(path, planes, names)
+        files_of = listing.find_planes(path, planes, names)
         photos[split] = []
         for name, image in names.items():
             entries = objects[image["id"]]
@@ -100,7 +100,7 @@ def read(root: str, splits: Sequence[str], *, planes: Mapping[str, str]) -> list
             labels[[k - 1 for k, *_ in parts]] = 1
             mask = listing.Objects((image["height"], image["width"]), parts)
             file = path / f"{split}2014" / image["file_name"]
-            photos[split].append(listing.Photo(name, file, labels, found[name], mask))
+            photos[split].append(listing.Photo(name, file, labels, files_of[name], mask))
         if not names:
             fault(f"{where}: names no photo")
         if len(names) != COUNTS[split]:
@@ -192,13 +192,13 @@ def _read_json(path: epath.Path) -> Tables:
         tables[table] = []
         for number, entry in enumerate(entries):
             whole = isinstance(entry, dict)
-            wrong = [
+            improper = [
                 key
                 for key, is_proper in fields.items()
                 if not (whole and is_proper(entry.get(key)))
             ]
-            if wrong:
-                fault(f"{path.name}: {table}[{number}] has no proper {' and '.join(wrong)}")
+            if improper:
+                fault(f"{path.name}: {table}[{number}] has no proper {' and '.join(improper)}")
             else:
                 tables[table].append(entry)
     return tables

@@ -45,7 +45,7 @@ def dataset_info(
     Args:
       builder: its config decides between photos and masks.
       classes: names, background first.
-      encoding: of the photos, "jpeg" or "png".
+      encoding: encoding of the photos, "jpeg" or "png".
       planes: names of the planes that the data set brings.
     """
     png = tfds.features.Image(shape=(None, None, 1), encoding_format="png")

@@ -187,7 +187,7 @@ class BatchOptions:
 
     Attributes:
       batch_size: photos a batch, at most.
-      megapixels: in a batch, at most: large photos are fewer, but one for each device.
+      megapixels: the most in a batch; large photos are fewer, but one for each device.
       max_buckets: see `buckets`.
       mean: see `transforms.normalize`.
       std: see `transforms.normalize`.

@@ -15,7 +15,7 @@ from auxseg_jax.data.listing import Objects
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 
-_LARGEST_COORDINATE = 1e7  # pixels
+_LARGEST_COORDINATE = 1e7  # No photo has so many pixels in a row.
 _BROKEN_MAT_ERRORS = (  # What scipy raises for a damaged file.
     *(scipy.io.matlab.MatReadError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, NotImplementedError, OSError, zlib.error),

@@ -74,7 +74,7 @@ def read(
             fault(f"{name}: no photo JPEGImages/{name}.jpg")
     annotations = _index(voc, "Annotations")
     vectors = _read_labels(everyone, annotations, unlabelled=set(ids.get("test", ())))
-    found = listing.find_planes(path, planes, everyone)
+    files_of = listing.find_planes(path, planes, everyone)
     pngs, mats = _index(voc, "SegmentationClass"), _index(sbd, "cls")
     photos = {}
     for split, names in ids.items():
@@ -85,7 +85,7 @@ def read(
                 name,
                 images.get(f"{name}.jpg", absent / f"{name}.jpg"),
                 vectors[name],
-                found[name],
+                files_of[name],
                 masks[name],
             )
             for name in names
@@ -134,9 +134,9 @@ def _unpacked_folders(
     unpack_dir: epath.Path,
 ) -> list[epath.Path]:
     """Returns the folder under `root` that holds `sign`, else those of the archives there."""
-    found = [root / name for name in candidates if (root / name / sign).is_dir()]
-    if found:
-        return found[:1]
+    unpacked = [root / name for name in candidates if (root / name / sign).is_dir()]
+    if unpacked:
+        return unpacked[:1]
     present = [root / name for name in archives if (root / name).exists()]
     return [_unpack(archive, unpack_dir) / candidates[0] for archive in present]
 
@@ -201,8 +201,8 @@ def _read_splits(
 
 def _read_split(voc: Sequence[epath.Path], split: str) -> tuple[str, ...]:
     relative = f"ImageSets/Segmentation/{split}.txt"
-    found = [folder / relative for folder in voc if (folder / relative).exists()]
-    return listing.read_split(found[0] if found else voc[0] / relative)
+    lists = [folder / relative for folder in voc if (folder / relative).exists()]
+    return listing.read_split(lists[0] if lists else voc[0] / relative)
 
 
 def _read_labels(

@@ -55,13 +55,13 @@ def read(
                     fault(f"{name}: split {split} names it, {labels} does not")
     everyone = [name for names in ids.values() for name in names]
     images = _find_images(path / "JPEGImages", everyone)
-    found = listing.find_planes(path, planes, everyone)
+    files_of = listing.find_planes(path, planes, everyone)
     none = np.zeros(max(len(classes) - 1, 0), np.uint8)
     photos = {}
     for split, names in ids.items():
         masks = _find_masks(path / "SegmentationClass", split, names)
         photos[split] = [
-            listing.Photo(name, images[name], vectors.get(name, none), found[name], masks[name])
+            listing.Photo(name, images[name], vectors.get(name, none), files_of[name], masks[name])
             for name in names
         ]
     return listing.Listing(path, classes, photos)

@@ -33,7 +33,7 @@ def jit(fun: Callable, platform: str | None = None, *, once: bool = False, **kwa
       platform: "cpu", "gpu" or "tpu". None: the default backend's.
       once: the function is hardly called more than once. Compilation then takes half the time and
         gives slower code.
-      **kwargs: for `jax.jit`.
+      **kwargs: arguments of `jax.jit`.
     """
     options = _QUICK_OPTIONS if once else _COMPILER_OPTIONS
     return jax.jit(fun, compiler_options=options.get(platform or jax.default_backend()), **kwargs)

@@ -106,7 +106,7 @@ def by_first(work: Callable[[], Any]) -> Any:
       The result of `work` in the first process, None in the others.
 
     Raises:
-      Exception: in the first process what `work` raised, in the others a UserError.
+      Exception: what `work` raised, in the first process; a UserError in the others.
     """
     result, error = None, None
     if is_first():

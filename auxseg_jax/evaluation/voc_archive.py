@@ -39,7 +39,7 @@ def export(
     Args:
       predictions: folder of <id>.png.
       photos: folder of <id>.jpg.
-      ids: of the test split.
+      ids: the ids of the test split.
       output: the .tar.gz to write.
 
     Raises:
@@ -69,7 +69,7 @@ def check(archive: epath.PathLike, photos: epath.PathLike, ids: Sequence[str]) -
     Args:
       archive: the .tar.gz.
       photos: folder of <id>.jpg.
-      ids: of the test split.
+      ids: the ids of the test split.
 
     Raises:
       UserError: lists every fault: files that are missing, too many, in another folder, or not as
@@ -132,8 +132,8 @@ def _read_indexed(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         if image.format != "PNG" or image.mode != "P":
-            found = f"{image.format} of mode {image.mode}"
-            raise UserError(f"it is {found}; the server wants an indexed PNG (mode P)")
+            kind = f"{image.format} of mode {image.mode}"
+            raise UserError(f"it is {kind}; the server wants an indexed PNG (mode P)")
         colours = np.asarray(image.getpalette() or [], np.uint8).reshape(-1, 3)
         return np.asarray(image), colours
 

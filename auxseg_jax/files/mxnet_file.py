@@ -45,7 +45,7 @@ def read(data: bytes) -> dict[str, np.ndarray]:
         shape = take(f"<{_bounded(axes, 32)}{kind}")
         if not shape and first != _V3:  # It means "none"; the newest form has scalars instead.
             return np.zeros(0, np.float32)
-        take("<2i")  # The device.
+        take("<2i")  # Skips the device that held the array.
         (kind,) = take("<i")
         if kind not in _DTYPES or min(shape, default=0) < 0:
             raise UserError(f"an array of shape {shape} has the unknown type {kind}")

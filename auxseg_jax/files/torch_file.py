@@ -183,10 +183,10 @@ def _read_zip(data: bytes) -> Any:
         packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
         if packed:  # What is stored cannot be larger than the file.
             raise UserError(f"{packed[0]} is compressed, which torch never does")
-        found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        if len(found) != 1:
-            raise UserError(f"a zip archive with {len(found)} data.pkl in it, not one")
-        (name,) = found
+        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(names) != 1:
+            raise UserError(f"a zip archive with {len(names)} data.pkl in it, not one")
+        (name,) = names
         folder = name.removesuffix("data.pkl")
         byteorder = f"{folder}byteorder"
         if byteorder in archive.namelist() and archive.read(byteorder) != b"little":

@@ -124,7 +124,7 @@ def segmentation(
 
     Args:
       image: see `mean_field`.
-      probabilities: of background and classes.
+      probabilities: those of background and classes.
       inside: see `mean_field`.
       options: see `mean_field`.
     """
@@ -176,8 +176,8 @@ def _with_lattice(image, unary, inside, options: CrfOptions):
 
     def run(capacity: int, vertices) -> Array:
         lattices = [
-            permutohedral.with_capacity(found, size)
-            for found, size in zip(vertices, (most[0], capacity), strict=True)
+            permutohedral.with_capacity(found_vertices, size)
+            for found_vertices, size in zip(vertices, (most[0], capacity), strict=True)
         ]
         filters = tuple(functools.partial(permutohedral.blur, lattice) for lattice in lattices)
         return _iterate(filters, unary.reshape(-1, labels), flat_inside, options)

@@ -87,8 +87,8 @@ def look_up(
         owner = table.at[slot].get(mode="promise_in_bounds")
         taken = pending & (owner != EMPTY)
         same = taken & _same(words, table_words, jnp.where(taken, owner, 0))
-        found = numbers.at[owner].get(mode="promise_in_bounds")
-        return number + 1, jnp.where(same, found, result), taken & ~same
+        known = numbers.at[owner].get(mode="promise_in_bounds")
+        return number + 1, jnp.where(same, known, result), taken & ~same
 
     start = jnp.int32(0), jnp.full(pending.shape, -1, jnp.int32), pending
     return jax.lax.while_loop(lambda state: state[2].any(), attempt, start)[1]

@@ -108,10 +108,10 @@ def with_capacity(vertices: Vertices, capacity: int) -> Lattice:
         (word + steps[:, None]).reshape(-1)
         for word, steps in zip(words, vertices.steps.T, strict=True)
     )
-    found = hash_table.look_up(
+    numbers = hash_table.look_up(
         (vertices.table, vertices.words, vertices.numbers), targets, jnp.tile(known, axes)
     ).reshape(axes, capacity)
-    after = jnp.where(found < 0, capacity, found)
+    after = jnp.where(numbers < 0, capacity, numbers)
     none = jnp.full((axes, capacity + 1), capacity, jnp.int32)
     before = none.at[jnp.arange(axes)[:, None], after].set(jnp.arange(capacity, dtype=jnp.int32))
     neighbours = jnp.stack([none.at[:, :-1].set(after), before.at[:, -1].set(capacity)], 1)

@@ -116,7 +116,7 @@ def combine(sources: Sequence[Pairwise], fusion: FusionWeights | None) -> Pairwi
     """Combines the pairwise affinities of several sources.
 
     Args:
-      sources: of one batch and one block size.
+      sources: affinities of one batch, with one block size.
       fusion: weights of the gate, see `fusion.fuse`; None: their mean.
     """
     whole = None

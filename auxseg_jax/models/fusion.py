@@ -31,8 +31,8 @@ class FusionWeights(flax.struct.PyTreeNode):
 
     Attributes:
       kernel_3x3: without bias.
-      kernel_1x1: of the second convolution.
-      bias: of the second convolution.
+      kernel_1x1: kernel of the second convolution.
+      bias: bias of the second convolution.
     """
 
     kernel_3x3: Float[Array, "3 3 T T"]
@@ -80,7 +80,7 @@ def fuse(
     Args:
       maps: one of each task: rows of the N x N plane on which the 3x3 convolution runs, or unary
         ones laid out as [B, h, w].
-      weights: of the gate.
+      weights: weights of the gate.
       halo: the maps have one row more at both ends, which the convolution sees and the result
         leaves out.
     """

@@ -45,7 +45,7 @@ def initial_labels(
     """Labels photos by the classifier's CAMs and the given saliency.
 
     Args:
-      params: of the classifier; the dense branches are not run.
+      params: parameters of the classifier; the dense branches are not run.
       batch: arrays of a batch of whole photos, see `data.loader`.
       network: an `AuxSegNet`.
       grid: sizes of the views.

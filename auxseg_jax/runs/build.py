@@ -101,7 +101,7 @@ def train_step(
     """Returns the optimiser and the train step of a phase.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       network: the network.
       params: the parameters, or their shapes.
       mesh: the devices.
@@ -159,7 +159,7 @@ def segmentation(
     """Returns `segmentation.segment` with a config's options.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       network: the network.
       post: whether to post-process: the views of `config.post`, then the CRF.
       show: see `segment`.
@@ -191,7 +191,7 @@ def photo_reader(
     """Returns a reader of whole photos.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       source: raw examples, see `PhotoReader`.
       sizes: (H, W) of every photo.
       devices: number of devices over which a batch is split.
@@ -218,7 +218,7 @@ def train_source(
     """Returns what a phase of training reads.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       section: "classifier" or "stages".
       photos: see `Dataset.photos`.
       pseudo: folder of pseudo labels, or None.

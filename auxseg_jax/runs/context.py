@@ -25,7 +25,7 @@ class Context:
     """What every phase needs. Each program is traced and compiled once for all phases.
 
     Attributes:
-      config: of the run.
+      config: the config of the run.
       workdir: where it works.
       mesh: all devices of the run.
       local: this host's devices.

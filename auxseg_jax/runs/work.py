@@ -62,7 +62,7 @@ def _fit(
     """Trains `params` and returns them.
 
     Args:
-      context: of the run.
+      context: what the run shares.
       phase: the phase.
       params: where it starts.
       section: "classifier" or "stages" of the config.

@@ -76,7 +76,7 @@ def classifier_loss(
     """Returns the loss of the classifier phase, {"loss_cls"}.
 
     Args:
-      outputs: of the network.
+      outputs: outputs of the network.
       batch: a training batch, see `data.loader`.
       count: `counts` of the whole batch.
     """
@@ -90,7 +90,7 @@ def stage_losses(
     """Returns the losses of a stage, one for each prediction that the network makes.
 
     Args:
-      outputs: of the network.
+      outputs: outputs of the network.
       batch: a training batch, see `data.loader`.
       count: `counts` of the whole batch.
 

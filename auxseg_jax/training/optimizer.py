@@ -38,7 +38,7 @@ class Options:
       power: power of the poly decay.
       warmup: steps of linear warm-up.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 turns that off.
-      momentum: of SGD, or the first moment's decay of AdamW.
+      momentum: SGD's momentum, or the first moment's decay of AdamW.
       second_momentum: the second moment's decay of AdamW.
       weight_decay: added to the gradient by SGD, decoupled in AdamW.
       heads: patterns of the parameters whose rate is `head_multiplier * lr`.
@@ -117,7 +117,7 @@ def _group_names(
             return "frozen"
         if is_head[name]:
             return "head"
-        found = (k for k, pattern in enumerate(layers) if re.fullmatch(pattern, name))
-        return next((f"layer_{k}" for k in found), "base")
+        matches = (k for k, pattern in enumerate(layers) if re.fullmatch(pattern, name))
+        return next((f"layer_{k}" for k in matches), "base")
 
     return trees.unflatten({name: group_of(name) for name in is_frozen})
