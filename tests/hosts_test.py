@@ -1,6 +1,7 @@
 """Two processes of one run: the numbers of one, and what is left when one of them goes."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -23,7 +24,7 @@ def start(*arguments):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = (f"--coordinator=127.0.0.1:{port}", "--processes=2")
-    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES}"
     return [
         launch(*arguments, *together, f"--process={index}", XLA_FLAGS=flags) for index in range(2)
     ]
