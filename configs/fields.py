@@ -18,6 +18,7 @@ from auxseg_jax.config.field import (
     Field,
     all_at_least,
     at_least,
+    between,
     one_of,
 )
 from auxseg_jax.data.planes import GIVEN
@@ -72,7 +73,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "seed": Field(
             0,
             "Seed of everything random. Two runs of one seed on one machine give the same numbers.",
-            NOT_NEGATIVE,
+            between(0, 2**63 - 1),
         ),
         "supervision": Field(
             "image_labels",
@@ -202,7 +203,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "frozen": Field((), "Patterns of the parameters that do not train.", PATTERNS),
     },
     "classifier": _phase(15),
-    "stages": {"count": Field(5, "Number of stages.", ABOVE_0), **_phase(10)},
+    "stages": {"count": Field(5, "Number of stages.", between(1, 100)), **_phase(10)},
     "log": {
         "log_every": Field(20, "Steps between two lines of metrics.", ABOVE_0, free=True),
         "checkpoint_every": Field(200, "Steps between two checkpoints.", ABOVE_0, free=True),

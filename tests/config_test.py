@@ -180,6 +180,7 @@ def test_every_config_starts(name, tmp_path):
         ("optimizer.second_momentum", 1.0, "must be at least 0 and below 1"),
         ("augment.scale_per", "epoch", "augment.scale_per='epoch' is not one of photo, batch"),
         ("supervision", "boxes", "supervision='boxes' is not one of"),
+        ("stages.count", 101, "stages.count=101: must be from 1 to 100"),
         ("tasks.cls", False, "without the classification branch there are no CAMs"),
     ],
 )
@@ -287,18 +288,32 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
     assert by_name.to_dict() == by_file.to_dict()
     own = tmp_path / "mine.py"
     own.write_text("from auxseg_jax.configs import demo\nget_config = demo.get_config\n")
+    (tmp_path / "dict.py").write_text("def get_config():\n    return {}\n")
+    (tmp_path / "none.py").write_text("seed = 1\n")
     config = load_config(str(own), **{"stages.count": 1}, walk={"steps": 2}, seed=7)
     assert (config.stages.count, config.walk.steps, config.seed) == (1, 2, 7)
     for name, overrides, message in (
         ("nope", {}, "no such file, and no such config; there are coco, demo, msrc, tiny, voc"),
         ("tiny:quick", {}, "tiny.py takes no words after its name"),
         (str(REPOSITORY / "README.md"), {}, "is no config: a config is a Python file"),
+        (str(tmp_path / "dict.py"), {}, "get_config returns dict, not a ConfigDict"),
+        (str(tmp_path / "none.py"), {}, "it has no function get_config"),
         ("tiny", {"stages.epoch": 1}, "the config has no such field: stages.epoch"),
         ("tiny", {"stage": {"epochs": 1}}, "the config has no such field: stage"),
         ("tiny", {"seed": "x"}, "seed='x': "),
     ):
         with pytest.raises(auxseg_jax.UserError, match=message):
             load_config(name, **overrides)
+
+
+@pytest.mark.parametrize("section", ["stages", "crf.saliency", "model.backbone"])
+def test_a_value_in_place_of_a_section_is_named(section):
+    content = load_config("tiny").to_dict()
+    *outer, name = section.split(".")
+    target = content[outer[0]] if outer else content
+    target[name] = 3
+    with pytest.raises(auxseg_jax.UserError, match=f"{section}=3: must be a section"):
+        check(ml_collections.ConfigDict(content))
 
 
 def test_fields_that_may_change():

@@ -115,9 +115,9 @@ def test_predict_shows_only_what_there_is(finished, tmp_path):
     workdir, *_ = finished
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     for arguments, message in (
-        ({"show": ("map",)}, "cannot show map; it can show overlay, saliency, cam, affinity"),
-        ({"show": ("affinity",)}, "go together"),
-        ({"point": (1, 1)}, "go together"),
+        ({"show": ("map",)}, "there is no map to show; there are overlay, saliency, cam, affinity"),
+        ({"show": ("affinity",)}, "give both, or neither"),
+        ({"point": (1, 1)}, "give both, or neither"),
         (
             {"show": ("affinity",), "point": (20, 1)},
             "the point 20,1 is outside a photo; the smallest are 20 wide and 20 high",
@@ -161,6 +161,11 @@ def test_predict_refuses_bad_input_before_it_writes(finished, tmp_path):
         predict_files(workdir, [f"{tmp_path}/bad.jpg"], tmp_path / "masks")
     with pytest.raises(UserError, match="no file matches"):
         predict_files(workdir, [f"{tmp_path}/*.tif"], tmp_path / "masks")
+    for photos in (f"{tmp_path}/good.jpg", []):
+        with pytest.raises(UserError, match="expected a list of photos"):
+            predict_files(workdir, photos, tmp_path / "masks")
+    with pytest.raises(UserError, match="is a file; masks go into a folder"):
+        predict_files(workdir, [f"{tmp_path}/good.jpg"], tmp_path / "bad.jpg")
     with pytest.raises(UserError, match="holds no trained stage"):
         predict_files(tmp_path, [f"{tmp_path}/good.jpg"], tmp_path / "masks")
 
@@ -205,7 +210,13 @@ def test_photos_that_python_cannot_have_are_refused(finished, tmp_path):
     for photos, message in (
         ([tmp_path / "bad.jpg"], "not a readable image"),
         ([np.zeros((4, 4), np.uint8)], r"expected photos as uint8 \[H, W, 3\]"),
+        ([3], "expected a path or a uint8 array, got int"),
+        ([tmp_path / "bad.jpg", tmp_path / "no.jpg"], "(?s)2 faults.*no.jpg"),
         ("a.jpg", "expected a list of photos"),
     ):
         with pytest.raises(auxseg_jax.UserError, match=message):
             predictor.predict(photos)
+    black = [np.zeros((20, 20, 3), np.uint8)]
+    for options in ({"show": "saliency"}, {"show": ["affinity"], "point": (1.5, 0)}):
+        with pytest.raises(auxseg_jax.UserError, match="expected"):
+            predictor.predict(black, **options)

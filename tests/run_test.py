@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from conftest import launch, tiny_config, wait_for
 
+import auxseg_jax
 from auxseg_jax.config.loading import load_config
 from auxseg_jax.data import dataset, shapes
+from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import metrics
 from auxseg_jax.files import images
 from auxseg_jax.inference import crf
@@ -354,6 +356,30 @@ def test_real_photos(msrc, tmp_path):
 def test_results_are_read_as_they_were_written(finished):
     _, results, _ = finished
     assert Results.from_json(results).to_json() == results
+
+
+def test_damaged_files_of_a_workdir_are_named(finished, tmp_path):
+    workdir, _, config = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    for name, content, message in (
+        ("results.json", "{}", r"results.json cannot be read \(.*delete it, and the same command"),
+        ("config.json", "[1]", r"config.json is damaged: expected a JSON object"),
+    ):
+        (tmp_path / "run" / name).write_text(content)
+        with pytest.raises(UserError, match=message):
+            train(config, tmp_path / "run")
+    shutil.copy(workdir / "config.json", tmp_path / "run")
+    for content, message in (
+        ('{"data": {"classes": 5}}', "manifest.json is damaged: it names no classes"),
+        ("{", "manifest.json is not valid JSON"),
+    ):
+        (tmp_path / "run/manifest.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            auxseg_jax.load(tmp_path / "run")
+    shutil.copy(workdir / "manifest.json", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/stage_01/params")
+    with pytest.raises(UserError, match="stage_01/params cannot be read"):
+        auxseg_jax.load(tmp_path / "run")
 
 
 @pytest.mark.slow

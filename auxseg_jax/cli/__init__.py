@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = importlib.import_module(f"auxseg_jax.cli.{COMMANDS[name][0]}")
     parser = _parser(name, command)
     parsed, extra = parser.parse_known_args(arguments)
-    parsed.overrides, unknown = _split_overrides(extra)
+    parsed.overrides, unknown = split_overrides(extra)
     if unknown or (parsed.overrides and not hasattr(parsed, "config")):
         hint = "; --mode is a command now: auxseg predict" if "--mode" in " ".join(unknown) else ""
         parser.error(f"unknown arguments: {' '.join(unknown or parsed.overrides)}{hint}")
@@ -59,15 +59,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     _run(name, command, parsed)
 
 
-def _split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the overrides of a config, and the rest: --config.x=1 and --config.x 1 are one."""
-    overrides, others = [], []
+    overrides: list[str] = []
+    others: list[str] = []
     takes_value = False
     for text in extra:
-        is_override = text.startswith(("--config.", "--noconfig."))
-        is_value = takes_value and not text.startswith("--")
-        (overrides if is_override or is_value else others).append(text)
-        takes_value = is_override and "=" not in text
+        if text.startswith(("--config.", "--noconfig.")):
+            overrides.append(text)
+            takes_value = "=" not in text
+        elif takes_value and not text.startswith("--"):
+            overrides[-1] += f"={text}"
+            takes_value = False
+        else:
+            others.append(text)
     return overrides, others
 
 

@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
             classes = [line for _, line in listing.read_lines(epath.Path(arguments.classes))]
             if not classes:
                 fault(f"{arguments.classes}: names no class")
+            listing.check_classes(classes, arguments.classes)
         ids = []
         if arguments.ids:
             ids = [line for _, line in listing.read_lines(epath.Path(arguments.ids))]

@@ -38,10 +38,12 @@ def load_config(arguments: argparse.Namespace) -> "ml_collections.ConfigDict":
         config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
         unknown = values(argv)[1:]
     except (AttributeError, KeyError) as error:
-        message = " ".join(str(error.args[0]).split())
+        message = " ".join(str(error.args[0]).split()).strip("\"'")
         raise UserError(f"the config has no such field: {message}") from error
     except flags.Error as error:
         raise UserError(str(error)) from error
+    except (ValueError, TypeError, IndexError) as error:  # ml_collections raises all of them.
+        raise UserError(f"{' '.join(arguments.overrides)}: {error}") from error
     if unknown:
         raise UserError(f"unknown arguments: {' '.join(unknown)}")
     return values.config

@@ -19,14 +19,26 @@ def fields_of(config: Mapping[str, Any]) -> dict[str, dict[str, Field]]:
     Raises:
       UserError: there is no builder or no backbone of the config's name.
     """
+    for name in SECTIONS:
+        _check_section(config, name)
+    _check_section(config, "model.backbone")
     builder = config.get("data", {}).get("builder", "")
-    if builder not in DATA_FIELDS:
+    if str(builder) not in DATA_FIELDS:
         raise UserError(f"data.builder={builder!r} is not one of {', '.join(DATA_FIELDS)}")
-    backbone = backbones.find(config.get("model", {}).get("backbone", {}).get("name", ""))
+    backbone = backbones.find(str(config.get("model", {}).get("backbone", {}).get("name", "")))
     return SECTIONS | {
         "data": SECTIONS["data"] | DATA_FIELDS[builder],
         "model.backbone": {"name": _BACKBONE_NAME, **backbone.fields},
     }
+
+
+def _check_section(config: Mapping[str, Any], name: str) -> None:
+    """Raises UserError where a value stands in place of a section; absent ones are no matter."""
+    content: Any = config
+    for part in filter(None, name.split(".")):
+        content = content.get(part, {})
+        if not isinstance(content, Mapping | ml_collections.ConfigDict):
+            raise UserError(f"{name}={content!r}: must be a section of the config")
 
 
 def is_free(name: str) -> bool:

@@ -70,6 +70,11 @@ def at_least(least: float) -> Range:
     return Range(f"must be at least {least:g}", lambda value: value >= least)
 
 
+def between(least: int, most: int) -> Range:
+    """Returns the range of numbers from `least` to `most`."""
+    return Range(f"must be from {least} to {most}", lambda value: least <= value <= most)
+
+
 def all_at_least(least: float) -> Range:
     """Returns the range of lists, not empty, of numbers from `least` on."""
     return Range(

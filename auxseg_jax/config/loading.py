@@ -57,7 +57,7 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
     """
     path, words = find(name)
     get_config = getattr(_module(path), "get_config", None)
-    if get_config is None:
+    if not callable(get_config):
         raise UserError(f"{path} is no config: it has no function get_config")
     if words and not inspect.signature(get_config).parameters:
         raise UserError(f"{name}: {path.name} takes no words after its name")
@@ -65,6 +65,9 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
         config = get_config(words) if words else get_config()
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"{path} is no config: get_config returns {kind}, not a ConfigDict")
     override(config, overrides)
     return config
 

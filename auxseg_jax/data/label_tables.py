@@ -141,7 +141,7 @@ def write(path: epath.PathLike, labels: Mapping[str, Sequence[str]]) -> None:
             raise UserError(f"a class in image_labels.txt is one word; these are not: {names}")
         text = "".join(" ".join([name, *value]) + "\n" for name, value in labels.items())
     else:
-        raise UserError(f"{path}: labels are written as .txt, .csv or .json")
+        raise UserError(f"{path} is no folder, and no file .txt, .csv or .json to write labels to")
     storage.write_bytes(path, text.encode())
 
 

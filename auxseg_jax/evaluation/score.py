@@ -85,10 +85,13 @@ def score_folder(
       split: name of the split.
 
     Raises:
-      UserError: there is no file for a photo of the split, or a file is broken, or of another size.
+      UserError: there is no folder, or no file for a photo of the split; or a file is broken, or of
+        another size.
     """
     directory = epath.Path(directory)
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such folder")
+    names = {path.name for path in directory.iterdir()}
     wanted = dataset.mask_names(split)
     present = {
         ending: sum(f"{name}{ending}" in names for name in wanted)

@@ -69,7 +69,5 @@ def read_json(path: epath.PathLike) -> Any:
     """
     try:
         return json.loads(epath.Path(path).read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}). Delete it, or restore it from a copy."
-        ) from error
+    except ValueError as error:  # Bad JSON, or bytes that are no text.
+        raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy") from error

@@ -1,7 +1,8 @@
 """From CAMs and saliency to segmentation labels (arXiv 2107.11787).
 
-This is where a pixel of a pseudo label becomes a class, background, or 255. Thresholds are strict,
-and ties go to the first class.
+This is where a pixel of a pseudo label becomes a class, background, or 255; only the veto of an
+update (`update.apply_veto`) turns more into 255. Thresholds are strict, and ties go to the first
+class.
 """
 
 import jax.numpy as jnp

@@ -39,7 +39,10 @@ def predict_files(
         workdir or `show` cannot be used.
     """
     paths = _find_photos(photos)
-    _refuse_overwriting(paths, epath.Path(output_dir))
+    output_dir = epath.Path(output_dir).expanduser()
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"{output_dir} is a file; masks go into a folder")
+    _refuse_overwriting(paths, output_dir)
     predictor = Predictor(workdir)
     can_show = [name for name in output.FOLDERS if name in ("overlay", *predictor.can_show)]
     predictor.check_show(show, point, can_show=can_show)
@@ -58,14 +61,17 @@ def predict_files(
 
 
 def _find_photos(patterns: Sequence[str]) -> list[epath.Path]:
-    files: set[str] = set()
+    if isinstance(patterns, str) or not patterns:
+        raise UserError(f"expected a list of photos, got {patterns!r}")
+    files: dict[epath.Path, epath.Path] = {}  # A file counts once, however it is named.
     for pattern in map(os.path.expanduser, patterns):
         # The name of a file may look like a pattern.
         matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
         if not matches:
             raise UserError(f"no file matches {pattern!r}")
-        files.update(matches)
-    return sorted(map(epath.Path, files))
+        for path in map(epath.Path, matches):
+            files.setdefault(path.resolve(), path)
+    return sorted(files.values())
 
 
 def _refuse_overwriting(paths: Sequence[epath.Path], folder: epath.Path) -> None:

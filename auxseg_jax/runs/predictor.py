@@ -132,6 +132,7 @@ class Predictor:
           point: see `predict`.
         """
         reader: PhotoReader = build.photo_reader(self.config, source, source.sizes, self._mesh.size)
+        point = None if point is None else tuple(point)
         key = (post, tuple(sorted(show)), point)
         if key not in self._functions:
             function = build.segmentation(self.config, self._network, post, show, point)
@@ -156,9 +157,13 @@ class Predictor:
         can_show = can_show or self.can_show
         if lacking := [name for name in show if name not in can_show]:
             known = ", ".join(can_show)
-            raise UserError(f"this network cannot show {', '.join(lacking)}; it can show {known}")
+            raise UserError(f"there is no {', '.join(lacking)} to show; there are {known}")
         if ("affinity" in show) != (point is not None):
-            raise UserError("showing an affinity and naming a point go together")
+            raise UserError("an affinity is shown for a point (x,y): give both, or neither")
+        if point is not None:
+            are_whole = [isinstance(part, int | np.integer) for part in point]
+            if are_whole != [True, True]:
+                raise UserError(f"point={point!r}: expected two whole numbers (x, y)")
         if point is not None and sizes:
             height, width = (min(lengths) for lengths in zip(*sizes, strict=True))
             if not (0 <= point[0] < width and 0 <= point[1] < height):
@@ -196,10 +201,13 @@ class _Photos:
     def _add(self, photo: Photo) -> None:
         """Adds a photo, or reports its fault."""
         if isinstance(photo, np.ndarray):
-            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
+            if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
                 fault(f"expected photos as uint8 [H, W, 3], got {photo.dtype} {photo.shape}")
                 return
             data, size = images.encode_png(photo), photo.shape[:2]
+        elif not isinstance(photo, str | os.PathLike):
+            fault(f"expected a path or a uint8 array, got {type(photo).__name__}")
+            return
         else:
             try:
                 data = epath.Path(photo).expanduser().read_bytes()

@@ -13,9 +13,10 @@ from etils import epath
 
 from auxseg_jax.config.validation import check
 from auxseg_jax.devices import compilation, hosts, preemption
+from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation.scores import to_json
 from auxseg_jax.files import storage
-from auxseg_jax.files.terminal import say
+from auxseg_jax.files.terminal import first_line, say
 from auxseg_jax.report import manifest
 from auxseg_jax.report.results import Results
 from auxseg_jax.runs.context import Context
@@ -44,8 +45,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     check(config)
     folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
+        results = _read_results(folder)
         say(f"{folder} is finished; these are its results.")
-        return Results.from_json(storage.read_json(folder.results))
+        return results
     compilation.set_compilation_cache(config.compilation_cache)
     context = Context(config, folder)  # Nothing is written yet: a wrong path costs no workdir.
     if not folder.config.exists():
@@ -57,6 +59,14 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
         results = _run_phases(context)
         write_once(folder.results, results.to_json())
     return results
+
+
+def _read_results(folder: Workdir) -> Results:
+    try:
+        return Results.from_json(storage.read_json(folder.results))
+    except (KeyError, TypeError, AttributeError, UserError) as error:
+        message = f"{folder.results} cannot be read ({first_line(error)})"
+        raise UserError(f"{message}; delete it, and the same command writes it again") from error
 
 
 def every_phase(config: ml_collections.ConfigDict) -> list[Phase]:

@@ -129,7 +129,18 @@ class Workdir:
         """
         if not self.manifest.exists():
             raise UserError(f"{self.path} is no whole workdir: there is no {self.manifest.name}")
-        return storage.read_json(self.manifest)["data"]["classes"]
+        data = self._read_object(self.manifest).get("data")
+        classes = data.get("classes") if isinstance(data, dict) else None
+        if not isinstance(classes, list) or len(classes) < 2:
+            raise UserError(f"{self.manifest} is damaged: it names no classes")
+        return classes
+
+    @staticmethod
+    def _read_object(path: epath.Path) -> dict[str, Any]:
+        content = storage.read_json(path)
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged: expected a JSON object")
+        return content
 
     def read_config(self) -> ml_collections.ConfigDict:
         """Returns the config of the run; fields that are newer than it get their defaults.
@@ -139,7 +150,7 @@ class Workdir:
         """
         if not self.config.exists():
             raise UserError(f"{self.path} is no whole workdir: there is no {self.config.name}")
-        config, added = declared.complete(storage.read_json(self.config))
+        config, added = declared.complete(self._read_object(self.config))
         if added:
             say(f"{self.config} is of an older version; by default {', '.join(added)}")
         return config
@@ -163,7 +174,7 @@ class Workdir:
                     "choose another --workdir"
                 )
             return
-        written, _ = declared.complete(storage.read_json(self.config))
+        written, _ = declared.complete(self._read_object(self.config))
         old, new = (
             {k: v for k, v in trees.flatten(fields).items() if not declared.is_free(k)}
             for fields in (manifest_lib.plain(written), manifest_lib.plain(config))
