@@ -88,8 +88,7 @@ def find_vertices(features: Array, inside: Array, limits: Sequence[float]) -> Ve
     words = tuple(word.reshape(-1) for word in words)
     touched = jnp.broadcast_to(inside[:, None], weights.shape)
     table, owners = hash_table.insert(words, touched.reshape(-1))
-    # They are numbered in the order of the points, so that neighbours in the photo are neighbours
-    # in memory.
+    # Numbers follow the order of the points: neighbours in the photo are neighbours in memory.
     numbers, count = _running_count(touched.reshape(-1) & (owners == jnp.arange(owners.size)))
     ids = jnp.where(touched, numbers[owners].reshape(weights.shape), -1)
     return Vertices(ids, jnp.where(touched, weights, 0), count, words, table, numbers, steps)
