@@ -45,6 +45,16 @@ from auxseg_jax.runs.run import train
 from auxseg_jax.weights import names
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+AFFINITY = {
+    "pairwise": True,
+    "unary": True,
+    "cross_task": True,
+    "refine": "both",
+    "whiten": False,
+    "scale": False,
+    "normalize_rows": False,
+}
+"""Switches of the affinity, with which the tests of the network begin."""
 
 
 def pytest_addoption(parser):

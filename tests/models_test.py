@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import AFFINITY
 
 from auxseg_jax import trees
 from auxseg_jax.models import auxsegnet, backbones, efficientnet_lite, fusion
@@ -15,15 +16,6 @@ from auxseg_jax.pseudo import random_walk
 from auxseg_jax.weights import pretrained
 
 BACKBONE = efficientnet_lite.BACKBONE
-AFFINITY = {
-    "pairwise": True,
-    "unary": True,
-    "cross_task": True,
-    "refine": "both",
-    "whiten": False,
-    "scale": False,
-    "normalize_rows": False,
-}
 
 MODEL = {
     "backbone": {"name": "tiny", "output_stride": 8, "width": 16},

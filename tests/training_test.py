@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import REPOSITORY
+from conftest import AFFINITY, REPOSITORY
 from jax.sharding import AbstractMesh
 
 from auxseg_jax import trees
@@ -29,15 +29,6 @@ from auxseg_jax.training.writer import Writer
 DATA = pathlib.Path(__file__).parent / "data"
 
 WEIGHTS = {"classification": 1.0, "saliency": 1.0, "segmentation": 1.0}
-AFFINITY = {
-    "pairwise": True,
-    "unary": True,
-    "cross_task": True,
-    "refine": "both",
-    "whiten": False,
-    "scale": False,
-    "normalize_rows": False,
-}
 OPTIONS = {
     "lr": 0.05,
     "power": 0.9,

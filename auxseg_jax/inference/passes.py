@@ -93,9 +93,9 @@ def _submit(
         }
         size = sum(array.nbytes for array in photo.values())
         pending[pool.submit(write, name, photo)] = size
-    if sum(pending.values()) > _BYTES_IN_FLIGHT:
-        concurrent.futures.wait(pending)
     for future in [future for future in pending if future.done()]:
         future.result()
         del pending[future]
+    if sum(pending.values()) > _BYTES_IN_FLIGHT:
+        concurrent.futures.wait(pending)
     return pending
