@@ -2,13 +2,14 @@
 # make quick   fast tests, to use while working
 # make test    style and all tests, as CI runs them
 # make docs    writes docs/configuration.md from the declared fields
+# make gpu-compile    compiles the programs for an H100 that is not here: before a release
 VENV := .venv
 PYTHON3 ?= python3
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= workdirs/demo
 
-.PHONY: demo quick test lint docs clean
+.PHONY: demo quick test lint docs gpu-compile clean
 
 demo: $(VENV)/installed
 	$(PYTHON) launch.py train --config=demo --workdir=$(WORKDIR)
@@ -25,6 +26,12 @@ lint: $(VENV)/installed-test
 
 docs: $(VENV)/installed
 	$(PYTHON) -m auxseg_jax.config.reference > docs/configuration.md
+
+# The plugin has a folder of its own: where it is installed, JAX looks for a GPU at every start.
+gpu-compile: $(VENV)/installed-test
+	$(PIP) --no-deps --upgrade --target $(VENV)/cuda $$($(PYTHON) -c \
+		'import jax; print(*[f"jax-cuda13-{part}=={jax.__version__}" for part in ("plugin", "pjrt")])')
+	PYTHONPATH=$(VENV)/cuda $(PYTHON) -m pytest tests/gpu_test.py tests/precision_test.py
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4) and "Python 3.11.4 or newer is needed, this is " + sys.version.split()[0])'

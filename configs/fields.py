@@ -22,6 +22,7 @@ from auxseg_jax.config.field import (
     one_of,
 )
 from auxseg_jax.data.planes import GIVEN
+from auxseg_jax.models.precision import PRECISIONS
 
 _KERNEL = at_least(0.05)
 
@@ -100,7 +101,12 @@ SECTIONS: dict[str, dict[str, Field]] = {
         ),
     },
     "loader": {
-        "threads": Field(2, "Threads that decode and augment.", ABOVE_0, free=True),
+        "threads": Field(
+            0,
+            "Threads that decode and augment; 0: one for each CPU core.",
+            NOT_NEGATIVE,
+            free=True,
+        ),
         "prefetch": Field(8, "Examples or batches that wait.", NOT_NEGATIVE, free=True),
     },
     "augment": {
@@ -130,7 +136,14 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "dropout": Field(
             0.5, "Rate of channel-wise dropout before the classification layer.", FRACTION
         ),
-        "dtype": Field("float32", "Type of the computation.", one_of("float32", "bfloat16")),
+        "precision": Field(
+            "tensorfloat32",
+            "Precision of the convolutions. `highest`: float32 on every device; `tensorfloat32`: "
+            "float32 arrays, TF32 products on a GPU, as PyTorch does by default, three bfloat16 "
+            "passes on a TPU, float32 on the CPU; `bfloat16`: arrays and products. All else is "
+            "float32.",
+            one_of(*PRECISIONS),
+        ),
     },
     "pretrained": {
         "imagenet": Field(

@@ -104,7 +104,12 @@ def test_eight_devices_of_the_cpu(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("topology", "options", "message"),
     [
-        ("v9:4x4", {}, "it is one of v5e, v5p, v6e or cpu"),
+        ("v9:4x4", {}, "it is one of v5e, v5p, v6e, a100, h100, .* or cpu"),
+        (
+            "h100:x",
+            {},
+            "h100:N takes the number of GPUs of a machine, h100:MxN also that of machines",
+        ),
         ("cpu:x", {}, "cpu:N takes the number of devices"),
         ("cpu:8", {"effort": "much"}, "is not one of fast, full"),
         ("cpu:8", {"programs": ("dream",)}, "there is no program 'dream'"),

@@ -270,7 +270,7 @@ def test_the_reference_is_what_the_fields_say():
         ("augment.crop", 32.5, "augment.crop=32.5: must be a whole number"),
         ("model.head_conv", 1, "model.head_conv=1: must be True or False"),
         ("cam.scales", 1.0, "cam.scales=1.0: must be a list, each entry a number"),
-        ("model.dtype", 3, "model.dtype=3: must be text"),
+        ("model.precision", 3, "model.precision=3: must be text"),
         ("stages.lr", "fast", "stages.lr='fast': must be a number"),
     ],
 )

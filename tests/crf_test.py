@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import recorded_arrays
 
+from auxseg_jax.analysis import twins
 from auxseg_jax.configs import common
 from auxseg_jax.devices import compilation
 from auxseg_jax.inference import crf, permutohedral
@@ -124,49 +125,11 @@ def test_segmentation_is_pydensecrfs(segmentation_file):
         agrees(f"{count} iterations", found[compared], arrays[f"out_t{count}"])
 
 
-def twin(
-    image,
-    unary,
-    *,
-    iterations,
-    gaussian_sxy,
-    gaussian_weight,
-    bilateral_sxy,
-    bilateral_srgb,
-    bilateral_weight,
-):
-    """Mean field with the whole N x N kernels, in float64."""
-    height, width, labels = unary.shape
-    position = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2).astype(np.float64)
-    colour = image.reshape(-1, 3).astype(np.float64)
-
-    def squares(points):
-        return ((points[:, None] - points[None]) ** 2).sum(-1)
-
-    def softmax(x):
-        exponentials = np.exp(x - x.max(-1, keepdims=True))
-        return exponentials / exponentials.sum(-1, keepdims=True)
-
-    near = np.exp(-squares(position) / (2 * gaussian_sxy**2))
-    alike = np.exp(
-        -squares(position) / (2 * bilateral_sxy**2) - squares(colour) / (2 * bilateral_srgb**2)
-    )
-    energy = unary.reshape(-1, labels).astype(np.float64)
-    state = softmax(-energy)
-    for _ in range(iterations):
-        messages = 0
-        for weight, kernel in ((gaussian_weight, near), (bilateral_weight, alike)):
-            norm = 1 / np.sqrt(kernel.sum(-1, keepdims=True))
-            messages = messages + weight * norm * (kernel @ (norm * state))
-        state = softmax(messages - energy)
-    return state.reshape(unary.shape)
-
-
 def test_exact_is_the_mean_field(rng):
     image, unary = photo(rng, 24, 32), energies(rng, 24, 32, 5)
     options = OPTIONS["segmentation"]
     found = field("exact", **options)(image, unary, everywhere(image))
-    np.testing.assert_allclose(found, twin(image, unary, **options), atol=1e-4)
+    np.testing.assert_allclose(found, twins.mean_field(image, unary, options), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import concurrent.futures
 import shutil
 
 import cv2
+import grain.python as grain
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,6 @@ from auxseg_jax.files.images import encode_png
 from auxseg_jax.grid import Grid
 from auxseg_jax.pixel_labels import IGNORE, palette
 
-NORMAL = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
 READING = loader.ReadOptions(threads=2, prefetch=4)
 AUGMENT = {
     "crop": 32,
@@ -28,7 +28,7 @@ AUGMENT = {
 
 
 def augmentation(**changes):
-    return transforms.Augmentation(**(AUGMENT | changes), **NORMAL)
+    return transforms.Augmentation(**(AUGMENT | changes))
 
 
 def train_batches(data, start=0, seed=3, pseudo=None, reading=READING, **changes):
@@ -39,7 +39,7 @@ def train_batches(data, start=0, seed=3, pseudo=None, reading=READING, **changes
 
 def photo_reader(data, **options):
     options = {"batch_size": 4, "megapixels": 1.0, "max_buckets": 2, "grid": Grid(8, 0)} | options
-    batching = loader.BatchOptions(**options, **NORMAL)
+    batching = loader.BatchOptions(**options)
     return loader.PhotoReader(data.photos("train"), data.sizes("train"), batching, READING)
 
 
@@ -244,7 +244,7 @@ def test_shapes_are_a_function_of_the_seed(tmp_path):
 def test_transforms_keep_the_arrays_of_an_example_together(rng):
     grid = np.arange(40 * 50, dtype=np.float32).reshape(40, 50) / 2000
     example = {
-        "image": np.repeat(grid[..., None] * 255, 3, -1),
+        "image": np.repeat(np.round(grid[..., None] * 255), 3, -1).astype(np.uint8),
         "saliency": grid,
         "segmentation": np.ones((40, 50), np.uint8),
     }
@@ -254,12 +254,39 @@ def test_transforms_keep_the_arrays_of_an_example_together(rng):
             "image": (32, 32, 3),
             "saliency": (32, 32),
             "segmentation": (32, 32),
+            "window": (4,),
         }
         inside = out["segmentation"] != IGNORE
         np.testing.assert_array_equal(out["saliency"] >= 0, inside)
         np.testing.assert_array_equal(out["image"][~inside], 0)
-        restored = (out["image"][..., 0] * 128 + 127) / 255
-        np.testing.assert_allclose(restored[inside], out["saliency"][inside], atol=2e-3)
+        top, left, bottom, right = out["window"]
+        assert inside[top:bottom, left:right].all() and inside.sum() == (bottom - top) * (
+            right - left
+        )
+        # The photo is rounded to whole levels, before and after it is rescaled in fixed point.
+        restored = out["image"][..., 0] / 255
+        np.testing.assert_allclose(restored[inside], out["saliency"][inside], atol=1.3 / 255)
+
+
+def test_the_jitter_is_brightness_then_contrast_then_saturation(rng):
+    image = rng.integers(60, 180, (9, 7, 3), np.uint8)
+    found = transforms.colour_jitter(image, 1.1, 0.8, 1.3)
+    bright = 1.1 * image
+    contrasted = (bright - bright.mean()) * 0.8 + bright.mean()
+    grey = contrasted.mean(-1, keepdims=True)
+    wanted = np.clip((contrasted - grey) * 1.3 + grey, 0, 255)
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, wanted, atol=0.6)  # OpenCV computes in fixed point.
+    assert transforms.colour_jitter(image, 9.0, 1.0, 1.0).max() == 255
+
+
+def test_the_jitter_leaves_the_padding_alone(rng):
+    image = np.full((20, 30, 3), 200, np.uint8)
+    out = transforms.augment({"image": image}, rng, rng, augmentation(scale=(1.0, 1.0)))
+    top, left, bottom, right = out["window"]
+    assert (bottom - top, right - left) == (20, 30)
+    photo = out["image"][top:bottom, left:right]
+    assert photo.min() == photo.max() != 200 and out["image"].sum() == photo.sum()
 
 
 def test_padding_may_be_background(rng):
@@ -269,7 +296,7 @@ def test_padding_may_be_background(rng):
         "segmentation": np.ones((8, 40), np.uint8),
     }
     out = transforms.crop_or_pad(example, 32, rng, padding_is_background=True)
-    assert all(set(np.unique(value)) == {0, 1} for value in out.values())
+    assert all(set(np.unique(out[key])) == {0, 1} for key in example)
     np.testing.assert_array_equal(out["segmentation"], out["saliency"])
 
 
@@ -279,11 +306,17 @@ def test_a_batch_may_share_its_scale(generated, monkeypatch):
         transforms, "rescale", lambda example, factor: factors.append(round(factor, 6)) or example
     )
 
+    # Without threads, factors are drawn in order.
+    monkeypatch.setattr(
+        loader.ReadOptions,
+        "iterate",
+        lambda self, data: iter(data.to_iter_dataset(grain.ReadOptions(0, 0))),
+    )
+
     def drawn(scale_per, start=0):
         factors.clear()
-        reading = loader.ReadOptions(threads=0, prefetch=0)
         changes = {"flip_probability": 0.0, "jitter": 0.0, "scale_per": scale_per}
-        stream = train_batches(generated, start, reading=reading, **changes)
+        stream = train_batches(generated, start, **changes)
         for _ in range(3):
             next(stream)
         return [tuple(factors[i : i + 4]) for i in range(0, 12, 4)]
@@ -325,7 +358,7 @@ def test_training_batches_are_a_function_of_seed_and_step(generated):
     for expected, found in zip(whole[4:], batches(4, 2), strict=True):
         np.testing.assert_array_equal(found["image"], expected["image"])
     assert (batches(0, 1, seed=4)[0]["image"] != whole[0]["image"]).any()
-    assert whole[0]["image"].dtype == np.float32 and whole[0]["labels"].shape == (4, 4)
+    assert whole[0]["image"].dtype == np.uint8 and whole[0]["labels"].shape == (4, 4)
 
 
 def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
@@ -365,7 +398,7 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
     row = batch.ids.index(example["id"].decode())
     np.testing.assert_array_equal(
         batch.arrays["image"][row, : picture.shape[0], : picture.shape[1]],
-        transforms.normalize(picture, **NORMAL),
+        picture,
     )
 
 

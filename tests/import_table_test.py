@@ -30,7 +30,9 @@ ALLOWED = {
     "runs": LEAVES
     | {"config", "devices", "data", "models", "weights", "training", "inference", "pseudo"}
     | {"evaluation", "report"},
-    "analysis": LEAVES | {"config", "devices", "data", "inference", "training", "runs"},
+    "analysis": LEAVES
+    | {"config", "configs", "devices", "data", "models", "weights", "training", "inference"}
+    | {"pseudo", "runs"},
     "api": {"config", "data", "errors", "evaluation", "report", "runs"},
     "cli": LEAVES
     | {"__init__", "api", "config", "devices", "data", "inference", "weights", "evaluation"}

@@ -3,7 +3,6 @@
 import cv2
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import AFFINITY
@@ -47,15 +46,20 @@ def image(rng):
 
 @pytest.mark.parametrize("name", ["tiny", "efficientnet_lite0", "resnet38", "resnet50"])
 def test_every_backbone_computes_in_bfloat16(name):
-    """Shapes alone: float32 parameters, bfloat16 within, float32 predictions."""
+    """Shapes alone: float32 parameters, affinities and predictions; bfloat16 features."""
     backbone = MODEL["backbone"] if name == "tiny" else {"name": name}
-    net = network(backbone=backbone, dtype="bfloat16")
+    net = network(backbone=backbone, precision="bfloat16")
     image = jax.ShapeDtypeStruct((1, 33, 33, 3), np.float32)
     params = jax.eval_shape(lambda x: net.init(jax.random.key(0), x)["params"], image)
     assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
-    outputs = jax.eval_shape(lambda p, x: net.apply({"params": net.cast(p)}, x), params, image)
-    assert outputs["affinity"].whole.dtype == jnp.bfloat16
-    predictions = {key: outputs[key] for key in ("cls_logits", "cam", "seg", "sal")}
+    outputs, state = jax.eval_shape(
+        lambda p, x: net.apply({"params": net.cast(p)}, x, capture_intermediates=True),
+        params,
+        image,
+    )
+    features = state["intermediates"]["backbone"]["__call__"][0].features
+    assert features.dtype == state["intermediates"]["seg_branch"]["__call__"][0].dtype == "bfloat16"
+    predictions = {key: outputs[key] for key in ("cls_logits", "cam", "seg", "sal", "affinity")}
     assert {x.dtype for x in jax.tree.leaves(predictions)} == {np.dtype(np.float32)}
 
 
@@ -321,3 +325,14 @@ def test_imagenet_weights_know_a_cat():
     # cat with its own resize.
     probability = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     assert int(logits.argmax()) == 282 and 0.3 < probability[282] < 0.5
+
+
+def test_photos_are_normalised_on_the_device(rng):
+    photo = rng.integers(0, 256, (2, 5, 6, 3), np.uint8)
+    inside = np.ones((2, 5, 6), bool)
+    inside[1, 3:] = False
+    record = backbones.find("resnet38")
+    net = network(backbone={"name": "resnet38"})
+    found = jax.jit(lambda x, inside: auxsegnet.normalize(net, x, inside))(photo, inside)
+    wanted = (photo - np.float32(record.mean)) / np.float32(record.std)
+    np.testing.assert_allclose(found, np.where(inside[..., None], wanted, 0), rtol=1e-6, atol=1e-6)

@@ -9,7 +9,6 @@ at the end.
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import re
 import zlib
@@ -22,20 +21,20 @@ import pytest
 from conftest import recorded_arrays, state_dict
 
 from auxseg_jax import trees
+from auxseg_jax.analysis import official
 from auxseg_jax.configs import common
 from auxseg_jax.data import transforms
 from auxseg_jax.devices import compilation
 from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf
-from auxseg_jax.models import affinity, fusion, resnet38
+from auxseg_jax.models import affinity, auxsegnet, fusion
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import fuse, random_walk
 from auxseg_jax.runs import build
 from auxseg_jax.training import losses, optimizer
 from auxseg_jax.weights import names as torch_names
-from auxseg_jax.weights import pretrained
 
-EXTREME_RTOL = 2e-5
+ROUNDING_RTOL = 2e-5
 """float32 sums of some thousand products, in another order, differ by some 1e-6 of their size."""
 FUSION = {
     "cam_threshold": 0.2,
@@ -75,49 +74,12 @@ def rows(x):
     return nhwc(x).reshape(len(x), -1, x.shape[1])
 
 
-def _gain(key: str) -> float:
-    if re.match(r"b[2-5](_\d)?\.conv_branch2b1\.|b[67]\.conv_branch2b2\.", key):
-        return 0.3
-    if re.search(r"\.(theta|phi)\.weight$", key):
-        return 0.4
-    return {"fc8.weight": 0.3, "cross_att.0.weight": 10.0, "cross_att.2.weight": 2.0}.get(key, 1.0)
-
-
-def weights_for(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """The formula of the fixtures: weights of a torch key, in torch's layout."""
-    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    module, leaf = key.rsplit(".", 1)
-    if any(part.startswith("bn") for part in module.split(".")):
-        if leaf in ("weight", "running_var"):
-            return rng.uniform(0.8, 1.2, shape).astype(np.float32)
-        return (rng.standard_normal(shape) * (0.05 if leaf == "bias" else 0.1)).astype(np.float32)
-    if leaf == "bias":
-        return (rng.standard_normal(shape) * 0.01).astype(np.float32)
-    return (rng.standard_normal(shape) * (math.sqrt(2 / math.prod(shape[1:])) * _gain(key))).astype(
-        np.float32
-    )
-
-
 @functools.cache
 def network():
+    """The authors' network, in which every product is float32."""
     config = common.get_config("official")
-    config.model.backbone = {"name": "resnet38", "remat": False}
-    return config, build.network(config, 20)
-
-
-@functools.cache
-def weights(seed: int) -> tuple[dict, dict[str, np.ndarray]]:
-    """(parameters, the state dict they were made from)."""
-    config, net = network()
-    template = build.abstract_params(config, net)
-    blank = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), template)
-    state = {
-        key: weights_for(key, value.shape, seed)
-        for key, value in state_dict(blank, torch_names.auxsegnet).items()
-    }
-    params, report = pretrained.place(template, state, "resnet38")
-    assert not report.has_faults, report
-    return params, state
+    common.set_backbone(config, "resnet38")
+    return config, official.network()
 
 
 @dataclasses.dataclass
@@ -140,7 +102,7 @@ class Case:
                 {"params": params}, image, capture_intermediates=True, mutable=["intermediates"]
             )
 
-        outputs, state = apply(weights(self.seed)[0], nhwc(self.recorded["x"]))
+        outputs, state = apply(official.weights(self.seed)[0], nhwc(self.recorded["x"]))
         modules = {
             name.removesuffix("/__call__"): value[0]
             for name, value in trees.flatten(state["intermediates"]).items()
@@ -175,14 +137,14 @@ def test_the_weights_are_those_of_the_formula(case):
     recorded = json.loads(info.read_text())["weights_crc32"]
     if str(case.seed) not in recorded:
         pytest.skip(f"{info.name} has no checksums of seed {case.seed}")
-    state = weights(case.seed)[1]
+    state = official.weights(case.seed)[1]
     wrong = [
         key
         for key, value in state.items()
         if zlib.crc32(np.ascontiguousarray(value).tobytes()) != recorded[str(case.seed)][key]
     ]
     assert not wrong
-    back = state_dict(weights(case.seed)[0], torch_names.auxsegnet)
+    back = state_dict(official.weights(case.seed)[0], torch_names.auxsegnet)
     assert all(
         np.array_equal(back[key], value) for key, value in state.items()
     )  # there and back, bit by bit
@@ -198,9 +160,8 @@ def test_the_weights_are_those_of_the_formula(case):
 
 
 def test_normalisation(case, compare):
-    found = transforms.normalize(
-        case.recorded["image_u8"], resnet38.BACKBONE.mean, resnet38.BACKBONE.std
-    )
+    photo = case.recorded["image_u8"]
+    found = auxsegnet.normalize(official.network(), photo, np.ones(photo.shape[:3], bool))
     compare(f"{case.name} x", found, nhwc(case.recorded["x"]), atol=1e-6)
 
 
@@ -258,16 +219,17 @@ def test_inner_activations(case, compare):
             atol=1e-4 * spread,
         )
         compare(f"{case.name} {name} std", found.std(), spread, atol=1e-4 * spread)
-        # Most entries of an affinity are near 0, as for cross_aff. An extreme is rounded relative
-        # to its own size, which may be thousands of times the spread.
+        # Most entries of an affinity are near 0, as for cross_aff. An entry of a softmax is rounded
+        # relative to its own size, which may be thousands of times the spread.
         extreme = 1e-4 * spread + (2e-5 if name.endswith("_aff") else 0)
         for what, value in (("min", found.min()), ("max", found.max())):
             wanted = case.recorded[f"tap_{what}"][index]
-            compare(f"{case.name} {name} {what}", value, wanted, rtol=EXTREME_RTOL, atol=extreme)
+            compare(f"{case.name} {name} {what}", value, wanted, rtol=ROUNDING_RTOL, atol=extreme)
         compare(
             f"{case.name} {name} first 16",
             found.reshape(-1)[:16],
             case.recorded["tap_first16"][index],
+            rtol=ROUNDING_RTOL if name.endswith("_aff") else 0.0,
             atol=1e-4 * spread,
         )
 
@@ -292,7 +254,7 @@ def test_losses_and_gradients(case, compare):
         return losses.total(found, classification=1.0, saliency=1.0, segmentation=1.0), found
 
     (value, found), grads = compilation.jit(jax.value_and_grad(total, has_aux=True))(
-        weights(case.seed)[0], nhwc(case.recorded["x"])
+        official.weights(case.seed)[0], nhwc(case.recorded["x"])
     )
     names = {"cls_loss": "loss_cls"} | {
         f"{kind}_{task}_loss": f"loss_{task}_{long}"

@@ -63,7 +63,7 @@ def test_a_plane_goes_from_its_folder_to_the_function_of_a_pass(folder, tmp_path
         **fields,
     )
     assert set(data.photos("train")[0]) == {"id", "image", "labels", "size", *fields}
-    options = loader.BatchOptions(2, 1.0, 1, (0.0,) * 3, (1.0,) * 3, Grid(8, 0))
+    options = loader.BatchOptions(2, 1.0, 1, Grid(8, 0))
     reader = loader.PhotoReader(
         data.photos("train"), data.sizes("train"), options, loader.ReadOptions(1, 1)
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from auxseg_jax.analysis import twins
 from auxseg_jax.grid import Grid
 from auxseg_jax.inference import cam, crf
 from auxseg_jax.inference.segmentation import Views
@@ -25,12 +26,8 @@ def test_random_walk(rng, beta, steps, normalize, restart):
         maps, Pairwise.of(matrix), beta=beta, steps=steps, normalize=normalize, restart=restart
     )
     for b in range(2):
-        walk = matrix[b].astype(np.float64) ** beta
-        if normalize:
-            walk /= walk.sum(1, keepdims=True)
-        start = expected = maps[b].reshape(35, 3).astype(np.float64)
-        for _ in range(steps):
-            expected = (1 - restart) * walk @ expected + restart * start
+        options = {"beta": beta, "steps": steps, "normalize": normalize, "restart": restart}
+        expected = twins.random_walk(maps[b].reshape(35, 3), matrix[b], **options)
         np.testing.assert_allclose(found[b].reshape(35, 3), expected, rtol=2e-5, atol=1e-7)
 
 
@@ -198,7 +195,7 @@ def updated(maps_given=True, iterations=0, **changes):
         "empty_is_background": False,
     }
     batch = {
-        "image": np.zeros((1, 2, 2, 3), np.float32),
+        "image": np.zeros((1, 2, 2, 3), np.uint8),
         "inside": np.ones((1, 2, 2), bool),
         "labels": np.ones((1, 1), np.float32),
         "saliency": np.array([[[0.9, 0.9], [0.0, 0.0]]], np.float32),
@@ -238,7 +235,7 @@ def test_without_saliency_maps_the_cam_is_one():
     )
     assert updated(maps_given=False)[1] == [[200, 200], [115, 3]]
     batch = {
-        "image": np.zeros((1, 2, 2, 3), np.float32),
+        "image": np.zeros((1, 2, 2, 3), np.uint8),
         "inside": np.ones((1, 2, 2), bool),
         "labels": np.array([[1.0, 0.0]], np.float32),
     }

@@ -48,7 +48,8 @@ def batch_of(index, size=8, side=20):  # 5 x 5 = 25 cells, which no mesh divides
     segmentation = rng.choice([0, 1, 2, 3, 255], (size, side, side)).astype(np.int32)
     segmentation[: size // 2, 8:] = 255  # devices hold different numbers of labelled pixels
     return {
-        "image": rng.normal(size=(size, side, side, 3)).astype(np.float32),
+        "image": rng.integers(0, 256, (size, side, side, 3), np.uint8),
+        "window": np.tile(np.array([0, 1, side - 2, side], np.int32), (size, 1)),
         "labels": rng.integers(0, 2, (size, 3)).astype(np.float32),
         "saliency": rng.uniform(-0.2, 1, (size, side, side)).astype(np.float32),
         "segmentation": segmentation,
@@ -59,7 +60,9 @@ def batches(start):
     return (batch_of(i) for i in range(start, 100))
 
 
-def setup(mesh=(1, 1, 1), dtype="float32", accumulate=1, dropout=0.3, weights=WEIGHTS, **options):
+def setup(
+    mesh=(1, 1, 1), precision="highest", accumulate=1, dropout=0.3, weights=WEIGHTS, **options
+):
     mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, mesh, strict=True)))
     model = {
         "backbone": {"name": "tiny", "output_stride": 4, "width": 16},
@@ -69,7 +72,7 @@ def setup(mesh=(1, 1, 1), dtype="float32", accumulate=1, dropout=0.3, weights=WE
     }
     network = auxsegnet.build(
         num_classes=3,
-        model=model | {"dropout": dropout, "dtype": dtype},
+        model=model | {"dropout": dropout, "precision": precision},
         affinity=AFFINITY,
         tasks={"cls": True, "sal": True},
     )
@@ -144,7 +147,7 @@ def test_parts_of_a_batch_add_up_to_it():
 
 @pytest.mark.slow
 def test_bfloat16_is_close_and_keeps_float32_where_it_matters():
-    (state, history), (_, exact) = trained(dtype="bfloat16"), trained()
+    (state, history), (_, exact) = trained(precision="bfloat16"), trained()
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     for a, b in zip(history, exact, strict=True):
         assert a["loss"].dtype == np.float32 and a["loss"] != b["loss"]

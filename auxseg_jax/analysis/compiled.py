@@ -5,6 +5,7 @@ own analysis says what a device needs and does. What it says of time is an estim
 arithmetic, memory and messages, each at its peak, which no program reaches.
 """
 
+import collections
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -12,23 +13,14 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
-from jax.sharding import Mesh
 
-from auxseg_jax.analysis import hlo, targets
+from auxseg_jax.analysis import hlo, products, targets
+from auxseg_jax.analysis.programs import PROGRAMS, Programs, make_mesh
 from auxseg_jax.config.validation import check
-from auxseg_jax.data import sources
-from auxseg_jax.data.loader import photos_a_batch
-from auxseg_jax.data.planes import LEARNED
-from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
-from auxseg_jax.inference import passes
 from auxseg_jax.runs import build
-from auxseg_jax.training import step
 
 EFFORTS = ("fast", "full")
-PROGRAMS = ("train", "cam", "update", "predict")
-_PHOTO = (375, 500)  # Most photos of VOC have this height and width.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +38,9 @@ class Program:
       temp_bytes: what is made on the way.
       code_bytes: the program itself.
       flops: arithmetic. The body of a loop counts once; the whole program for each part of a batch.
+        On a GPU it is that of products alone.
+      product_flops: arithmetic of the products in the source, {"f32 highest": ...}: by type of the
+        operands and precision, see `models.precision`.
       moved_bytes: bytes read and written, as if nothing stayed in a cache.
       loops: where they come from; parts of a batch among them, where those are several.
       collectives: see `hlo.collectives`. Messages between slices are not in it.
@@ -63,6 +58,7 @@ class Program:
     temp_bytes: int | None = None
     code_bytes: int | None = None
     flops: float | None = None
+    product_flops: dict[str, float] | None = None
     moved_bytes: float | None = None
     collectives: dict[str, dict[str, int]] | None = None
     loops: list[str] | None = None
@@ -119,8 +115,7 @@ def analyse(
 
     Args:
       config: the config of the run; its mesh is laid over the topology.
-      topology: "v5e:4x4" and the like of libtpu, with "*2" behind it for two such slices; or
-        "cpu:8".
+      topology: see `targets.find_devices`.
       effort: "fast" leaves out most of XLA's optimisation, on which memory and arithmetic hardly
         depend; "full" has it, and takes many times longer.
       programs: some of PROGRAMS.
@@ -134,12 +129,12 @@ def analyse(
     if unknown := set(programs) - set(PROGRAMS):
         raise UserError(f"there is no program {min(unknown)!r}; there are {', '.join(PROGRAMS)}")
     devices, kind = targets.find_devices(topology)
-    mesh = _make_mesh(config, devices)
+    mesh = make_mesh(config, devices)
     build.check_batch_sizes(config, mesh)
     if effort == "fast":
         jax.config.update("jax_optimization_level", "O0")
     jax.config.update("jax_enable_compilation_cache", False)
-    lowered = _Programs(config, mesh)
+    lowered = Programs(config, mesh)
     parts = {"train": config.stages.accumulate}
     results = {
         name: _analyse_program(getattr(lowered, name), kind, mesh.size, parts.get(name, 1))
@@ -148,104 +143,28 @@ def analyse(
     return Analysis(topology, effort, mesh.size, dict(mesh.shape), results)
 
 
-def _make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> Mesh:
-    fsdp, model = config.mesh.fsdp, config.mesh.model
-    data = len(devices) // (fsdp * model) if config.mesh.data == -1 else config.mesh.data
-    if data * fsdp * model != len(devices):
-        raise UserError(
-            f"mesh: data={data}, fsdp={fsdp}, model={model} is not {len(devices)}, "
-            "the devices of the topology"
-        )
-    return mesh_lib.mesh_of(devices, data, fsdp, model)
-
-
-class _Programs:
-    """Lowers each program of a run, by name."""
-
-    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
-        self._config, self._mesh = config, mesh
-        self._classes = sources.num_classes(**config.data)
-        self._network = build.network(config, self._classes)
-        self._params = build.abstract_params(config, self._network)
-        # A pass over photos runs on the devices of one host.
-        self._host = mesh_lib.host_mesh(mesh, mesh.devices.flat[0].process_index)
-
-    def train(self) -> jax.stages.Lowered:
-        """Lowers the train step of a stage."""
-        config, mesh = self._config, self._mesh
-        transform, train_step = build.train_step(
-            config, self._network, self._params, mesh, steps=1000
-        )
-        count, crop = config.stages.batch_size, config.augment.crop
-        batch = {
-            "image": ((count, crop, crop, 3), np.float32),
-            "labels": ((count, self._classes), np.float32),
-            **{plane.name: ((count, crop, crop), plane.dtype) for plane in LEARNED},
-        }
-        state = step.abstract_state(self._params, transform, mesh)
-        return train_step.lower(state, _abstract(batch, mesh))
-
-    def cam(self) -> jax.stages.Lowered:
-        """Lowers the initial labels."""
-        function = build.initial_labels(self._config, self._network)
-        return self._over_photos(function, build.classifier_part(self._params))
-
-    def update(self) -> jax.stages.Lowered:
-        """Lowers the label update."""
-        function = build.updated_labels(self._config, self._network)
-        params = {"stage": self._params, "classifier": build.classifier_part(self._params)}
-        return self._over_photos(function, params)
-
-    def predict(self) -> jax.stages.Lowered:
-        """Lowers the prediction."""
-        function = build.segmentation(self._config, self._network)
-        return self._over_photos(function, self._params, keys=("image", "inside"))
-
-    def _over_photos(
-        self, function: Callable, params: dict, keys: Sequence[str] | None = None
-    ) -> jax.stages.Lowered:
-        """Lowers a pass over photos of VOC's usual size; `keys` are the arrays that it reads."""
-        fields, grid = self._config.eval, build.grid(self._config)
-        size = tuple(grid.at_least(n) for n in _PHOTO)
-        count = photos_a_batch(size, fields.batch_size, fields.megapixels, self._host.size)
-        brought = sources.planes(**self._config.data)
-        batch = {
-            "image": ((count, *size, 3), np.float32),
-            "inside": ((count, *size), np.bool_),
-            "labels": ((count, self._classes), np.float32),
-            **{p.name: ((count, *p.batch_shape(*size)), p.dtype) for p in brought},
-        }
-        batch = {key: batch[key] for key in keys or batch}
-        whole = mesh_lib.replicated(self._host)
-        params = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params
-        )
-        return passes.jit(function, self._host).lower(params, _abstract(batch, self._host))
-
-
-def _abstract(
-    arrays: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-    sharding = mesh_lib.batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-        for name, (shape, dtype) in arrays.items()
-    }
-
-
 def _analyse_program(
     lower: Callable[[], jax.stages.Lowered], kind: str, devices: int, parts: int
 ) -> Program:
     """Compiles a program that does `parts` of a batch in a loop, and analyses it."""
     started = time.monotonic()
     try:
-        compiled = lower().compile()
+        lowered = lower()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = hlo.missing_memory(str(error))
         if needed is None:
             raise
         return Program(False, needed, round(time.monotonic() - started, 1))
-    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    seconds = round(time.monotonic() - started, 1)
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    by_kind = collections.Counter()
+    for product in products.products(lowered, devices):
+        by_kind[f"{product.dtype} {product.precision}"] += parts * product.flops
+    # XLA has no cost model for a GPU that is not there.
+    cost = compiled.cost_analysis() or {}
+    flops = parts * cost["flops"] if cost else sum(by_kind.values())
+    moved = parts * cost.get("bytes accessed", hlo.moved_bytes(text))
     messages = {
         name: {key: parts * n for key, n in entry.items()}
         for name, entry in hlo.collectives(text, devices).items()
@@ -255,12 +174,13 @@ def _analyse_program(
     program = Program(
         fits=True if kind in targets.PEAKS else None,
         memory_bytes=arguments + results - shared + temporary,
-        compile_seconds=round(time.monotonic() - started, 1),
+        compile_seconds=seconds,
         argument_bytes=arguments,
         temp_bytes=temporary,
         code_bytes=memory.generated_code_size_in_bytes,
-        flops=parts * cost["flops"],
-        moved_bytes=parts * cost["bytes accessed"],
+        flops=flops,
+        product_flops=dict(by_kind),
+        moved_bytes=moved,
         collectives=messages,
         loops=hlo.loops(text),
         largest=hlo.largest_results(text),
@@ -269,14 +189,19 @@ def _analyse_program(
 
 
 def _with_times(program: Program, peaks: targets.Peaks) -> Program:
+    at_peaks = sum(
+        n / peaks.flops[tuple(kind.split())] for kind, n in program.product_flops.items()
+    )
+    rate = sum(program.product_flops.values()) / at_peaks
     seconds = {
-        "arithmetic": program.flops / peaks.flops,
+        "arithmetic": program.flops / rate,
         "memory": program.moved_bytes / peaks.memory_rate,
         "messages": program.sent_bytes / peaks.message_rate,
     }
     longest = max(seconds.values())
     return dataclasses.replace(
         program,
+        fits=peaks.memory_bytes is None or program.memory_bytes <= peaks.memory_bytes,
         seconds=seconds,
         step_seconds=longest,
         utilization=seconds["arithmetic"] / longest,

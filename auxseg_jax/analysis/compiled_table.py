@@ -4,7 +4,7 @@ import rich.console
 import rich.table
 
 from auxseg_jax.analysis.compiled import Analysis, Program
-from auxseg_jax.analysis.targets import PEAKS_SOURCE
+from auxseg_jax.analysis.targets import SOURCE
 
 _HEADINGS = (
     "fits",
@@ -39,7 +39,7 @@ def show(analysis: Analysis, console: rich.console.Console) -> None:
         slices = "; messages between slices are not in it" if "*" in analysis.topology else ""
         console.print(
             "Estimated: the longest of arithmetic, memory and messages, each at the chip's peak "
-            f"({PEAKS_SOURCE}){slices}.",
+            f"for its precision ({SOURCE}){slices}.",
             markup=False,
         )
 

@@ -13,6 +13,8 @@ _COLLECTIVES = (
     "all-to-all",
     "collective-permute",
 )
+_PRECISIONS = ("default", "high", "highest")
+_WITHOUT_WORK = ("get-tuple-element", "parameter", "bitcast", "tuple", "constant")
 _BYTES = {
     **dict.fromkeys(("pred", "s8", "u8"), 1),
     **dict.fromkeys(("s16", "u16", "bf16", "f16"), 2),
@@ -99,8 +101,9 @@ def loops(hlo: str) -> list[str]:
 
 def largest_results(hlo: str, count: int = 5) -> list[Result]:
     """Returns the largest results of the main program, not of what it calls."""
-    skipped = "get-tuple-element|parameter|bitcast|tuple"
-    operation = re.compile(rf"\s*(?:ROOT )?%?\S+ = (.*?) (?!{skipped})[a-z][\w-]*\(")
+    operation = re.compile(
+        rf"\s*(?:ROOT )?%?\S+ = (.*?) (?!{'|'.join(_WITHOUT_WORK)})[a-z][\w-]*\("
+    )
     results: dict[str, Result] = {}
     for line in hlo[hlo.rindex("\nENTRY ") :].splitlines():
         if not (match := operation.match(line)):
@@ -111,6 +114,43 @@ def largest_results(hlo: str, count: int = 5) -> list[Result]:
             shape = f"{dtype}[{dimensions}]{layout}"
             results.setdefault(shape, Result(size, shape, name[1] if name else ""))
     return sorted(results.values(), key=lambda result: -result.bytes)[:count]
+
+
+def product_precisions(hlo: str) -> list[tuple[str, str]]:
+    """Returns (name of the operation in the source, precision) of all products of a program.
+
+    They are dots and convolutions, or calls of cuBLAS and cuDNN on a GPU. The precision is
+    "default", "high" or "highest", the less precise of both operands.
+    """
+    found = []
+    for line in hlo.splitlines():
+        if not re.search(r" (dot|convolution)\(|__cublas\$|__cudnn\$", line):
+            continue
+        match = re.search(r"operand_precision={([\w,]+)}|\"operand_precision\":\[([^\]]*)", line)
+        names = re.findall(r"\w+", (match[1] or match[2]).lower()) if match else ["default"]
+        name = re.search(r'op_name="([^"]*)"', line)
+        found.append((name[1] if name else "", min(names, key=_PRECISIONS.index)))
+    return found
+
+
+def moved_bytes(hlo: str) -> int:
+    """Returns what the main program reads and writes, as if nothing stayed in a cache.
+
+    Each of its operations reads its operands and writes its result. Loops count as one operation.
+    """
+    sizes: dict[str, int] = {}
+    total = 0
+    for line in hlo[hlo.rindex("\nENTRY ") :].splitlines():
+        match = re.match(r"\s*(?:ROOT )?(%?[\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)", line)
+        if not match:
+            continue
+        name, shape, kind, operands = match.groups()
+        arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
+        sizes[name] = sum(shape_bytes(dtype, dimensions) for dtype, dimensions in arrays)
+        if kind not in _WITHOUT_WORK:
+            read = {operand for operand in re.findall(r"%?[\w.-]+", operands) if operand in sizes}
+            total += sizes[name] + sum(sizes[operand] for operand in read)
+    return total
 
 
 def _padded_bytes(dtype: str, dimensions: list[int], layout: str) -> int:

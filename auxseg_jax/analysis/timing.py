@@ -101,10 +101,10 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
     state = step.create_state(params, transform, config.seed, mesh)
     with tempfile.TemporaryDirectory() as folder:
         photos = data.photos(data.train_split)
-        _write_stand_in_labels(photos, epath.Path(folder))
+        write_stand_in_labels(photos, epath.Path(folder))
         source = build.train_source(config, "stages", photos, folder, mesh, config.seed)
         stream = loader.train_batches(source, build.read_options(config), start=0)
-        loading = _time_batches(stream, config.loader.prefetch)
+        loading = time_batches(stream, config.loader.prefetch, _BATCHES)
         batch = mesh_lib.put_batch(next(stream), mesh)
         stream.close()  # Its threads read ahead, from the folder that is about to go.
     seconds = []
@@ -127,9 +127,9 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
     )
 
 
-def _time_batches(stream: Iterator, waiting: int) -> float:
-    """Returns the seconds a batch, after the batches that may be waiting."""
-    batches = itertools.islice(stream, waiting + _BATCHES)
+def time_batches(stream: Iterator, waiting: int, count: int) -> float:
+    """Returns the seconds a batch of `count`, after the batches that may be waiting."""
+    batches = itertools.islice(stream, waiting + count)
     times = [time.perf_counter() for _ in batches][waiting:]
     return (times[-1] - times[0]) / (len(times) - 1)
 
@@ -152,17 +152,24 @@ def time_crf(
     compilation.set_compilation_cache(config.compilation_cache)
     data = epath.Path(photo).expanduser().read_bytes()
     picture = Image.fromarray(features.decode_image(data))
-    rng = np.random.default_rng(config.seed)
     rows = []
     for scale in scales:
-        width, height = (max(round(scale * n), 1) for n in picture.size)
-        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-        image = np.asarray(resized, np.float32)
-        noise = rng.dirichlet(np.ones(_CRF_LABELS), (height, width)).astype(np.float32)
-        for use, given in {"saliency": noise[..., 0], "segmentation": noise}.items():
-            if config.crf[use].iterations:
-                rows.append(_time_one_crf(config, use, image, given))
+        size = tuple(max(round(scale * n), 1) for n in picture.size)
+        rows += time_photo(config, np.asarray(picture.resize(size, Image.Resampling.BICUBIC)))
     return rows
+
+
+def time_photo(config: ml_collections.ConfigDict, photo: np.ndarray) -> list[CrfTimes]:
+    """Times the CRFs that a config uses on one photo, uint8 [H, W, 3]."""
+    noise = np.random.default_rng(config.seed).dirichlet(np.ones(_CRF_LABELS), photo.shape[:2])
+    noise = noise.astype(np.float32)
+    given = {"saliency": noise[..., 0], "segmentation": noise}
+    image = photo.astype(np.float32)
+    return [
+        _time_one_crf(config, use, image, values)
+        for use, values in given.items()
+        if config.crf[use].iterations
+    ]
 
 
 def _time_one_crf(
@@ -176,9 +183,9 @@ def _time_one_crf(
     started = time.perf_counter()
     alone = compilation.jit(function).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - started
-    seconds = statistics.median(_time_calls(alone, arguments, 5))
+    seconds = statistics.median(time_calls(alone, arguments, 5))
     together = compilation.jit(jax.vmap(function)).lower(*bucket).compile()
-    rate = _CRF_PHOTOS / min(_time_calls(together, bucket, 1))
+    rate = _CRF_PHOTOS / min(time_calls(together, bucket, 1))
     return CrfTimes(
         size=f"{width}x{height}",
         labels=2 if use == "saliency" else _CRF_LABELS,
@@ -190,8 +197,8 @@ def _time_one_crf(
     )
 
 
-def _time_calls(function: Callable, arguments: tuple, runs: int) -> list[float]:
-    """Returns the seconds of calls after a first one."""
+def time_calls(function: Callable, arguments: tuple, runs: int) -> list[float]:
+    """Returns the seconds of `runs` calls after a first one."""
     seconds = []
     for _ in range(runs + 1):
         started = time.perf_counter()
@@ -200,7 +207,8 @@ def _time_calls(function: Callable, arguments: tuple, runs: int) -> list[float]:
     return seconds[1:]
 
 
-def _write_stand_in_labels(photos: Any, folder: epath.Path) -> None:
+def write_stand_in_labels(photos: Any, folder: epath.Path) -> None:
+    """Writes pseudo labels that are made from the saliency: only their shapes matter."""
     for example in (photos[index] for index in range(len(photos))):
         if "saliency" in example:
             saliency = images.decode_plane(example["saliency"])

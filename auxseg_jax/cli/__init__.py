@@ -22,6 +22,7 @@ COMMANDS = {
     "labels": ("labels", "read image-level labels, and lay out a folder of photos"),
     "saliency": ("saliency", "make saliency maps of photos"),
     "weights": ("weights", "convert weight files to and from PyTorch's names"),
+    "doctor": ("doctor", "examine this machine: versions, devices, numbers, speed"),
     "profile": ("timing", "time the loader, the train step and the CRF"),
     "compile": ("compiled", "say what a config needs on devices that are not here"),
     "voc-archive": ("voc_archive", "pack or check an archive for the evaluation server of VOC"),

@@ -5,13 +5,16 @@ import argparse
 from auxseg_jax.cli import options
 
 # The same words as in `analysis.compiled`, which takes seconds to import.
-PROGRAMS = ["train", "cam", "update", "predict"]
+PROGRAMS = ["train", "cam", "update", "predict", "post"]
 EFFORTS = ["fast", "full"]
 
 DESCRIPTION = """Compiles the programs of a config for devices that are not here, and says what a
-device needs and does: memory, arithmetic, messages, and an estimate of the time. Topologies are
-v5e:4x4 and the like (also v5p, v6e; v5e:16x16*2 are two slices), for which libtpu must be
-installed, or cpu:8."""
+device needs and does: memory, arithmetic, messages, and an estimate of the time. Topologies:
+
+  v5e:4x4      TPUs (also v5p, v6e; v5e:16x16*2 are two slices); needs libtpu
+  h100:8       GPUs of one machine (also a100, h200, b200, l4, rtx4090; h100:2x8 are two machines);
+               needs JAX's CUDA plugin, but not the libraries of CUDA
+  cpu:8"""
 EXAMPLE = "auxseg compile --config=voc --topology=v5e:4x4"
 
 

@@ -51,7 +51,8 @@ def is_free(name: str) -> bool:
 def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[str]]:
     """Makes a config of what an older version wrote.
 
-    Fields that it did not know get their defaults, which do what was done without them.
+    Fields that it did not know get their defaults, which do what was done without them. Fields that
+    have another name now are renamed.
 
     Args:
       content: a config as JSON gives it.
@@ -59,6 +60,10 @@ def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[s
     Returns:
       The config, and the names of the fields that were added.
     """
+    model = content.get("model", {})
+    if isinstance(model, dict) and "dtype" in model:  # Versions up to 0.2.
+        precision = "bfloat16" if model.pop("dtype") == "bfloat16" else "tensorfloat32"
+        model.setdefault("precision", precision)
     added = []
     for section, known in fields_of(content).items():
         target = content

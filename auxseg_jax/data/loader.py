@@ -1,17 +1,19 @@
 """Batches from a prepared data set, by Grain.
 
 Training batch of augmented crops (numpy; B this host's photos, S the crop):
-  image float32 [B, S, S, 3] normalised, labels float32 [B, C]; in a stage also the learned planes:
-  segmentation int32 [B, S, S] (255 ignore), saliency float32 [B, S, S] (0..1, -1 padding)
+  image uint8 [B, S, S, 3] RGB, window int32 [B, 4] (top, left, bottom, right of the photo in it),
+  labels float32 [B, C]; in a stage also the learned planes: segmentation int32 [B, S, S] (255
+  ignore), saliency float32 [B, S, S] (0..1, -1 padding)
 
 Batch of whole photos in buckets (H, W of the bucket; photos lie at the top left):
-  image float32 [B, H, W, 3] normalised (0 where padded), inside bool [B, H, W] (photo, not
-  padding), labels float32 [B, C], and every plane that the data set brings: saliency float32 [B, H,
-  W] in 0..1. Rows past the batch's ids repeat its last photo.
+  image uint8 [B, H, W, 3] RGB (0 where padded), inside bool [B, H, W] (photo, not padding), labels
+  float32 [B, C], and every plane that the data set brings: saliency float32 [B, H, W] in 0..1. Rows
+  past the batch's ids repeat its last photo.
 """
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -72,7 +74,7 @@ class ReadOptions:
     """How a reader reads ahead: the config's `loader.*`.
 
     Attributes:
-      threads: threads that decode and augment.
+      threads: threads that decode and augment; 0: one for each CPU core of this process.
       prefetch: examples or batches that wait.
     """
 
@@ -81,7 +83,8 @@ class ReadOptions:
 
     def iterate(self, data: grain.MapDataset) -> Iterator:
         """Returns an iterator over `data`."""
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=self.prefetch)
+        threads = self.threads or len(os.sched_getaffinity(0))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=self.prefetch)
         return iter(data.to_iter_dataset(options))
 
 
@@ -189,8 +192,6 @@ class BatchOptions:
       batch_size: photos a batch, at most.
       megapixels: the most in a batch; large photos are fewer, but one for each device.
       max_buckets: see `buckets`.
-      mean: see `transforms.normalize`.
-      std: see `transforms.normalize`.
       grid: sizes that suit the network.
       devices: number of devices over which a batch is split.
       share: (index of this host, number of hosts): which photos of a bucket are read here.
@@ -199,8 +200,6 @@ class BatchOptions:
     batch_size: int
     megapixels: float
     max_buckets: int
-    mean: Sequence[float]
-    std: Sequence[float]
     grid: Grid
     devices: int = 1
     share: tuple[int, int] = (0, 1)
@@ -272,7 +271,7 @@ class PhotoReader:
         raws = [self._source[index] for index in indices]
         planes = [plane for plane in GIVEN if plane.name in raws[0]]
         arrays = {
-            "image": np.zeros((count, *bucket, 3), np.float32),
+            "image": np.zeros((count, *bucket, 3), np.uint8),
             "inside": np.zeros((count, *bucket), bool),
         }
         if "labels" in raws[0]:
@@ -282,8 +281,7 @@ class PhotoReader:
         for row, raw in enumerate(raws):
             image = features.decode_image(raw["image"])
             height, width = image.shape[:2]
-            normalized = transforms.normalize(image, self._options.mean, self._options.std)
-            arrays["image"][row, :height, :width] = normalized
+            arrays["image"][row, :height, :width] = image
             arrays["inside"][row, :height, :width] = True
             if "labels" in raw:
                 arrays["labels"][row] = raw["labels"]

@@ -1,7 +1,6 @@
 """Augmentation of one example, in numpy and OpenCV. The arrays of an example share their [H, W]."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -9,12 +8,6 @@ import numpy as np
 from auxseg_jax.data.planes import PLANES
 
 cv2.setNumThreads(0)  # The loader has threads of its own.
-
-
-def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Turns uint8 or float [H, W, 3] in 0..255 into float32 (image - mean) / std."""
-    centred = image.astype(np.float32) - np.asarray(mean, np.float32)
-    return centred / np.asarray(std, np.float32)
 
 
 def rescale(example: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
@@ -36,7 +29,7 @@ def _interpolation(key: str) -> int:
 
 def flip(example: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Mirrors left and right."""
-    return {key: value[:, ::-1] for key, value in example.items()}
+    return {key: cv2.flip(value, 1) for key, value in example.items()}
 
 
 def crop_or_pad(
@@ -47,8 +40,11 @@ def crop_or_pad(
 ) -> dict[str, np.ndarray]:
     """Takes a random size x size window; a smaller example is placed at random and padded.
 
-    Padding is 0 in the (normalised) photo. In a plane it is `Plane.padding`, which no loss counts,
-    or 0 if `padding_is_background`.
+    Padding of the photo is 0. In a plane it is `Plane.padding`, which no loss counts, or 0 if
+    `padding_is_background`.
+
+    Returns:
+      The example, and "window": int32 (top, left, bottom, right) of what is not padding.
     """
     height, width = example["image"].shape[:2]
     source, target = [], []
@@ -57,7 +53,8 @@ def crop_or_pad(
         start = int(rng.integers(abs(free) + 1))
         source.append(slice(start, start + size) if free > 0 else slice(0, extent))
         target.append(slice(0, size) if free > 0 else slice(start, start + extent))
-    crop = {}
+    window = [part.start for part in target] + [part.stop for part in target]
+    crop = {"window": np.array(window, np.int32)}
     for key, value in example.items():
         fill = PLANES[key].padding if key in PLANES and not padding_is_background else 0
         crop[key] = np.full((size, size, *value.shape[2:]), fill, value.dtype)
@@ -65,39 +62,39 @@ def crop_or_pad(
     return crop
 
 
-def colour_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Changes brightness, contrast and saturation, each by a random factor of 1 +- strength.
+def colour_jitter(
+    image: np.ndarray, brightness: float, contrast: float, saturation: float
+) -> np.ndarray:
+    """Multiplies brightness, then contrast (about the mean), then saturation (about the grey).
+
+    Together they are one affine map of a pixel's colour.
 
     Args:
-      image: uint8 or float [H, W, 3] in 0..255.
-      strength: 0..1.
-      rng: source of randomness.
+      image: uint8 [H, W, 3].
+      brightness: factor.
+      contrast: factor.
+      saturation: factor.
 
     Returns:
-      float32 [H, W, 3] in 0..255.
+      uint8 [H, W, 3].
     """
-    image = image.astype(np.float32)
-    factors = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    brightness, contrast, saturation = factors
-    image = image * brightness
-    image = (image - image.mean()) * contrast + image.mean()
-    grey = image.mean(-1, keepdims=True)
-    return np.clip((image - grey) * saturation + grey, 0, 255)
+    mixing = saturation * np.eye(3) + (1 - saturation) / 3
+    offset = brightness * np.mean(cv2.mean(image)[:3]) * (1 - contrast)
+    affine = np.column_stack([brightness * contrast * mixing, np.full(3, offset)])
+    return cv2.transform(image, affine)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training examples are augmented: the config's `augment.*`, and the backbone's numbers.
+    """How training examples are augmented: the config's `augment.*`.
 
     Attributes:
       crop: side of the result, pixels.
       scale: range of the resize factor.
       scale_per: "photo" or "batch", what shares a factor.
       flip_probability: probability of a mirror image.
-      jitter: strength of `colour_jitter`.
+      jitter: strength of `colour_jitter`; its factors are 1 +- jitter.
       padding_is_background: see `crop_or_pad`.
-      mean: see `normalize`.
-      std: see `normalize`.
     """
 
     crop: int
@@ -106,8 +103,6 @@ class Augmentation:
     flip_probability: float
     jitter: float
     padding_is_background: bool
-    mean: Sequence[float]
-    std: Sequence[float]
 
 
 def augment(
@@ -124,11 +119,13 @@ def augment(
       scale_rng: source of the scale; another one where a batch shares its scale.
       options: what is done.
     """
-    example = dict(example)
-    if options.jitter:
-        example["image"] = colour_jitter(example["image"], options.jitter, rng)
+    factors = rng.uniform(1 - options.jitter, 1 + options.jitter, 3) if options.jitter else None
     example = rescale(example, scale_rng.uniform(*options.scale))
     if rng.random() < options.flip_probability:
         example = flip(example)
-    example["image"] = normalize(example["image"], options.mean, options.std)
-    return crop_or_pad(example, options.crop, rng, options.padding_is_background)
+    crop = crop_or_pad(example, options.crop, rng, options.padding_is_background)
+    if factors is not None:  # Last, where there are the fewest pixels.
+        top, left, bottom, right = crop["window"]
+        photo = crop["image"][top:bottom, left:right]
+        photo[...] = colour_jitter(photo, *factors)
+    return crop

@@ -21,6 +21,10 @@ _COMPILER_OPTIONS = {
         "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     }
 }
+if jax.__version_info__ < (0, 11):
+    # XLA's Triton products cannot be tiled for some shapes of our programs, or abort the process.
+    # Without them the paper's train step takes 3% longer on an H200.
+    _COMPILER_OPTIONS["gpu"] = {"xla_gpu_enable_triton_gemm": False}
 
 
 def jit(fun: Callable, platform: str | None = None, *, once: bool = False, **kwargs) -> Callable:

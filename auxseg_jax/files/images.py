@@ -34,7 +34,12 @@ def write_grey_png(path: epath.PathLike, values: np.ndarray) -> None:
 
 def write_jpeg(path: epath.PathLike, pixels: np.ndarray) -> None:
     """Writes uint8 RGB [H, W, 3] as a JPEG to look at."""
-    write_bytes(path, _encode(Image.fromarray(pixels), "JPEG", quality=90))
+    write_bytes(path, encode_jpeg(pixels))
+
+
+def encode_jpeg(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 RGB [H, W, 3]."""
+    return _encode(Image.fromarray(pixels), "JPEG", quality=90)
 
 
 def decode_plane(data: bytes, grey: bool = False) -> np.ndarray:

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from auxseg_jax.arrays import Array
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.inference import passes
+from auxseg_jax.models import auxsegnet
 
 
 def classify(
@@ -28,7 +29,9 @@ def classify(
 
     def predict(params: dict, batch: dict) -> dict[str, Array]:
         variables = {"params": network.cast(params)}
-        outputs = network.apply(variables, batch["image"], inside=batch["inside"], dense=False)
+        inside = batch["inside"]
+        image = auxsegnet.normalize(network, batch["image"], inside)
+        outputs = network.apply(variables, image, inside=inside, dense=False)
         return {"logits": outputs["cls_logits"], "labels": batch["labels"]}
 
     def keep(key: str, row: dict) -> None:

@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
 from auxseg_jax.inference import permutohedral
+from auxseg_jax.models import precision
 
 FILTERS = ("lattice", "exact")
 _KERNEL_ENTRIES_AT_ONCE = 2**25  # Part of the N x N kernel that `exact` holds.
@@ -86,7 +87,8 @@ def mean_field(
     function = {"lattice": _with_lattice, "exact": _with_exact}[options.filter]
     run = functools.partial(function, options=options)
     image, unary = (jnp.where(inside[..., None], x, 0) for x in (jnp.clip(image, 0, 255), unary))
-    return jax.custom_batching.sequential_vmap(run)(image, unary, inside)
+    with precision.exact():
+        return jax.custom_batching.sequential_vmap(run)(image, unary, inside)
 
 
 def saliency(
@@ -200,18 +202,17 @@ def _with_exact(image, unary, inside, options: CrfOptions):
         jnp.exp(-0.5 * ((jnp.arange(n)[:, None] - jnp.arange(n)) / sxy[0]) ** 2)
         for n in (height, width)
     )
-    multiply = functools.partial(jnp.einsum, precision="highest")
 
     def gaussian(values: Array) -> Array:
-        plane = multiply("yi,ixc->yxc", along_y, values.reshape(height, width, -1))
-        return multiply("xj,yjc->yxc", along_x, plane).reshape(values.shape)
+        plane = jnp.einsum("yi,ixc->yxc", along_y, values.reshape(height, width, -1))
+        return jnp.einsum("xj,yjc->yxc", along_x, plane).reshape(values.shape)
 
     def bilateral(values: Array) -> Array:
         def pixel_message(feature: Array) -> Array:
             # These are differences, not a matrix product of features: its rounding would be that of
             # the large squares.
             squares = sum((features[:, k] - feature[k]) ** 2 for k in range(features.shape[1]))
-            return multiply("j,jc->c", jnp.exp(-0.5 * squares), values)
+            return jnp.einsum("j,jc->c", jnp.exp(-0.5 * squares), values)
 
         return jax.lax.map(pixel_message, features, batch_size=rows)
 

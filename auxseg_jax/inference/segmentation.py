@@ -15,7 +15,7 @@ from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.views import views
 from auxseg_jax.models.affinity import Pairwise
-from auxseg_jax.models.auxsegnet import colours, final
+from auxseg_jax.models.auxsegnet import final, normalize
 from auxseg_jax.models.layers import resize_bilinear
 
 SHOWN = ("overlay", "probabilities", "saliency", "cam", "affinity")
@@ -92,14 +92,15 @@ def segment(
       affinity: float32 [B, H, W], the row of the pairwise affinity for `point`, its largest entry
         1.
     """
-    image, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
+    photo, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
+    image = normalize(network, photo, inside)
     scores = probabilities(network, params, image, inside, grid, seen)
     if crf and crf.iterations:
         sharpen = functools.partial(crf_lib.segmentation, options=crf)
-        scores["seg"] = jax.vmap(sharpen)(colours(network, image), scores["seg"], inside)
+        scores["seg"] = jax.vmap(sharpen)(photo.astype(jnp.float32), scores["seg"], inside)
     maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
     if "overlay" in show:
-        maps["photo"] = colours(network, image).astype(jnp.uint8)
+        maps["photo"] = photo
     if "probabilities" in show:
         maps["probabilities"] = scores["seg"]
     if "saliency" in show and "sal" in scores:

@@ -11,17 +11,19 @@ Initialisation is the authors': Xavier-uniform kernels in the branches and heads
 everywhere else.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from auxseg_jax import trees
 from auxseg_jax.arrays import Array
 from auxseg_jax.grid import Grid
 from auxseg_jax.models import backbones
+from auxseg_jax.models import precision as precision_lib
 from auxseg_jax.models.affinity import (
     Pairwise,
     TaskAffinity,
@@ -40,6 +42,9 @@ REFINED_TASKS = {"none": (), "seg": ("seg",), "both": ("seg", "sal")}
 # Switches of `affinity` that are the network's, and not of the affinity of one task.
 _NETWORK_SWITCHES = ("cross_task", "refine", "normalize_rows", "backbone_attention")
 
+# Parameters of the affinities, of their fusion, and of what they refine.
+_EXACT_PARAMETERS = r"(seg|sal)_(affinity|gamma)|cross_"
+
 
 class AuxSegNet(nn.Module):
     """The network. Its fields are the config's `model.*`, `affinity.*` and `tasks.*`.
@@ -54,9 +59,9 @@ class AuxSegNet(nn.Module):
         features without it.
       affinity: the switches of `config.affinity`.
       tasks: {"cls", "sal"}: whether the branch is there.
-      dtype: type of the computation, "float32" or "bfloat16". Softmax over positions and sums of
-        rows stay float32. It takes parameters of that type: see `cast`. Outputs are float32 but for
-        the affinities.
+      precision: one of `precision.PRECISIONS`, for the convolutions. Affinities and what they
+        refine are exact. It takes parameters of the type that belongs to it: see `cast`. Outputs
+        are float32.
     """
 
     num_classes: int
@@ -67,18 +72,21 @@ class AuxSegNet(nn.Module):
     dropout: float
     affinity: Any
     tasks: Any
-    dtype: str = "float32"
+    precision: str = "tensorfloat32"
 
     def cast(self, params: dict) -> dict:
-        """Casts parameters to the type of the computation.
+        """Casts parameters to the type of the convolutions.
 
-        Those of batch normalisation stay float32, for their small variances would suffer.
+        Those of batch normalisation stay float32, for their small variances would suffer, and so do
+        those of what is exact.
         """
+        dtype = precision_lib.dtype(self.precision)
         flat = trees.flatten(params)
         normalisation = {name for name in flat if f"{name.rpartition('/')[0]}/var" in flat}
+        exact = {name for name in flat if re.match(_EXACT_PARAMETERS, name)}
         return trees.unflatten(
             {
-                name: value if name in normalisation else value.astype(self.dtype)
+                name: value if name in normalisation | exact else value.astype(dtype)
                 for name, value in flat.items()
             }
         )
@@ -119,17 +127,23 @@ class AuxSegNet(nn.Module):
         """
         fields = dict(self.backbone)
         record = backbones.find(fields.pop("name"))
-        if not self.is_initializing():  # During initialisation parameters are float32.
-            image = image.astype(self.dtype)
-        features, attention = record.module(**fields, name="backbone")(image, inside, train)
-        if inside is not None:
-            inside = resize_nearest(inside, features.shape[1:3])
         outputs: dict[str, Any] = {}
-        if self.tasks["cls"]:
-            outputs |= self._classify(features, train, inside)
+        with precision_lib.convolutions(self.precision):
+            backbone = record.module(**fields, name="backbone")
+            features, attention = backbone(self._cast_array(image), inside, train)
+            if inside is not None:
+                inside = resize_nearest(inside, features.shape[1:3])
+            if self.tasks["cls"]:
+                outputs |= self._classify(features, train, inside)
         if not dense:
             return outputs
-        return outputs | self._segment(features, attention, inside)
+        with precision_lib.exact():
+            return outputs | self._segment(features, attention, inside)
+
+    def _cast_array(self, x: Array) -> Array:
+        """Casts an array to the type of the convolutions."""
+        # During initialisation parameters are float32.
+        return x if self.is_initializing() else x.astype(precision_lib.dtype(self.precision))
 
     def _classify(
         self,
@@ -166,15 +180,16 @@ class AuxSegNet(nn.Module):
         pairwise: dict[str, list[Pairwise]] = {}
         unary: list[Array] = []
         for task, channels in tasks.items():
-            embedded = TaskBranch(self.channels, self.dilations[:2], name=f"{task}_branch")(
-                features, inside
-            )
+            branch = TaskBranch(self.channels, self.dilations[:2], name=f"{task}_branch")
+            with precision_lib.convolutions(self.precision):
+                embedded = branch(features, inside)
             affinity = TaskAffinity(**switches, sources=count, name=f"{task}_affinity")
-            enhanced, pairwise[task], unary_map = affinity(embedded, inside)
+            enhanced, pairwise[task], unary_map = affinity(embedded.astype(jnp.float32), inside)
             unary += [] if unary_map is None else [unary_map]
             rate = self.dilations[2] if self.head_conv else None
             head = TaskHead(channels, rate, name=f"{task}_head")
-            outputs[task] = _float32({"initial": head(enhanced, inside)})
+            with precision_lib.convolutions(self.precision):
+                outputs[task] = _float32({"initial": head(self._cast_array(enhanced), inside)})
         affinity = self._fuse_pairwise(pairwise, attention, inside)
         if affinity is not None:
             outputs["affinity"] = affinity
@@ -202,7 +217,9 @@ class AuxSegNet(nn.Module):
             count = len(sources) + len(attention)
             block = rows_per_block(batch, positions, count, block_mib)
             keys = None if inside is None else inside.reshape(batch, 1, positions)
-            sources += [Pairwise.from_attention(head, keys, block) for head in attention]
+            for head in attention:
+                exact = Attention(*(x.astype(jnp.float32) for x in head))
+                sources.append(Pairwise.from_attention(exact, keys, block))
         if self.affinity["cross_task"] and len(sources) > 1:
             weights = CrossTaskFusion(len(sources), name="cross_pairwise")()
             affinity = combine(sources, weights)
@@ -257,10 +274,16 @@ def build(*, num_classes: int, model: Any, affinity: Any, tasks: Any) -> AuxSegN
     return AuxSegNet(num_classes=num_classes, affinity=affinity, tasks=tasks, **model)
 
 
-def colours(network: Any, image: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
-    """Returns RGB in 0..255 of photos that were normalised for `network`."""
+def normalize(
+    network: Any, image: UInt8[Array, "B H W 3"], inside: Bool[Array, "B H W"]
+) -> Float[Array, "B H W 3"]:
+    """Turns RGB in 0..255 into what the backbone of `network` takes; 0 outside of the photo.
+
+    Photos travel to the device as bytes, a quarter of their normalised size.
+    """
     spec = backbones.normalisation(network.backbone)
-    return jnp.round(image * jnp.asarray(spec["std"]) + jnp.asarray(spec["mean"]))
+    mean, std = (jnp.asarray(spec[name], jnp.float32) for name in ("mean", "std"))
+    return jnp.where(inside[..., None], (image.astype(jnp.float32) - mean) / std, 0)
 
 
 def grid(model: Any, crop: int) -> Grid:

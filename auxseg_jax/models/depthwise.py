@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Float
 
 from auxseg_jax.arrays import Array
+from auxseg_jax.models import precision as precision_lib
 
 
 class DepthwiseConv(nn.Module):
@@ -23,7 +24,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.he_normal(), (self.size, self.size, 1, x.shape[-1])
         )
-        return depthwise_conv(x, kernel, self.stride, self.dilation)
+        return depthwise_conv(x, kernel, self.stride, self.dilation, precision_lib.current())
 
 
 def _same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int, int]:
@@ -46,9 +47,13 @@ def _windows(x: Array, kernel: int, stride: int, dilation: int):
             yield lax.slice(padded, (0, i, j, 0), limits, (1, stride, stride, 1))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def depthwise_conv(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"], stride: int, dilation: int
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k 1 C"],
+    stride: int,
+    dilation: int,
+    precision: str | None = None,
 ) -> Float[Array, "B h w C"]:
     """Convolves each channel by itself, padding "SAME"; h = ceil(H / stride).
 
@@ -60,11 +65,13 @@ def depthwise_conv(
         x,
         kernel,
         cpu=functools.partial(_shifted_forward, stride=stride, dilation=dilation),
-        default=functools.partial(_xla_forward, stride=stride, dilation=dilation),
+        default=functools.partial(
+            _xla_forward, stride=stride, dilation=dilation, precision=precision
+        ),
     )
 
 
-def _xla_forward(x, kernel, *, stride, dilation):
+def _xla_forward(x, kernel, *, stride, dilation, precision=None):
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -73,6 +80,7 @@ def _xla_forward(x, kernel, *, stride, dilation):
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
+        precision=precision,
     )
 
 
@@ -82,10 +90,8 @@ def _shifted_forward(x, kernel, *, stride, dilation):
     return sum(window * tap for window, tap in zip(windows, taps, strict=True))
 
 
-def _xla_backward(x, kernel, cotangent, *, stride, dilation):
-    return jax.vjp(functools.partial(_xla_forward, stride=stride, dilation=dilation), x, kernel)[1](
-        cotangent
-    )
+def _xla_backward(x, kernel, cotangent, **options):
+    return jax.vjp(functools.partial(_xla_forward, **options), x, kernel)[1](cotangent)
 
 
 def _shifted_backward(x, kernel, cotangent, *, stride, dilation):
@@ -133,16 +139,18 @@ def _shifted_kernel_gradient(x, kernel, cotangent, stride, dilation):
     return lax.optimization_barrier(by_column).sum(1).reshape(kernel.shape)
 
 
-def _depthwise_forward(x, kernel, stride, dilation):
-    return depthwise_conv(x, kernel, stride, dilation), (x, kernel)
+def _depthwise_forward(x, kernel, stride, dilation, precision):
+    return depthwise_conv(x, kernel, stride, dilation, precision), (x, kernel)
 
 
-def _depthwise_backward(stride, dilation, residuals, cotangent):
+def _depthwise_backward(stride, dilation, precision, residuals, cotangent):
     return lax.platform_dependent(
         *residuals,
         cotangent,
         cpu=functools.partial(_shifted_backward, stride=stride, dilation=dilation),
-        default=functools.partial(_xla_backward, stride=stride, dilation=dilation),
+        default=functools.partial(
+            _xla_backward, stride=stride, dilation=dilation, precision=precision
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from auxseg_jax.arrays import Array
+from auxseg_jax.models import precision
 from auxseg_jax.models.affinity import Pairwise
 
 
@@ -54,4 +55,5 @@ def random_walk(
         )
         return (1 - restart) * moved + start if restart else moved
 
-    return jax.lax.fori_loop(0, steps, walk, flat).reshape(cam.shape)
+    with precision.exact():
+        return jax.lax.fori_loop(0, steps, walk, flat).reshape(cam.shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from auxseg_jax.arrays import Array
 from auxseg_jax.grid import Grid
@@ -15,7 +15,7 @@ from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.segmentation import Views
 from auxseg_jax.models.affinity import Pairwise
-from auxseg_jax.models.auxsegnet import colours, final
+from auxseg_jax.models.auxsegnet import final, normalize
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
 from auxseg_jax.pixel_labels import IGNORE
 
@@ -54,7 +54,8 @@ def initial_labels(
     """
     size = batch["image"].shape[1:3]
     cam_of = _cam_function(network, params)
-    cam = _mean_cam(cam_of, batch, size, seen, grid)
+    image = normalize(network, batch["image"], batch["inside"])
+    cam = _mean_cam(cam_of, image, batch["inside"], size, seen, grid)
     saliency = _given_saliency(batch, cam)
     labels = fuse(cam, saliency, batch["labels"])
     cam *= batch["labels"][:, None, None, :]
@@ -119,8 +120,9 @@ def updated_labels(
     """
     size = batch["image"].shape[1:3]
     variables = {"params": network.cast(params["stage"])}
-    outputs = network.apply(variables, batch["image"], inside=batch["inside"])
-    cam = _propagated_cam(params, batch, outputs, network, grid, options, walk)
+    image = normalize(network, batch["image"], batch["inside"])
+    outputs = network.apply(variables, image, inside=batch["inside"])
+    cam = _propagated_cam(params, image, batch["inside"], outputs, network, grid, options, walk)
     cam = resize_bilinear(cam, size)
     saliency = _given_saliency(batch, cam)
     if "sal" in outputs:
@@ -129,7 +131,8 @@ def updated_labels(
         saliency = weight * predicted + (1 - weight) * saliency
     if crf.iterations:
         sharpen = functools.partial(crf_lib.saliency, options=crf)
-        saliency = jax.vmap(sharpen)(colours(network, batch["image"]), saliency, batch["inside"])
+        photo = batch["image"].astype(jnp.float32)
+        saliency = jax.vmap(sharpen)(photo, saliency, batch["inside"])
     labels = fuse(cam, saliency, batch["labels"])
     if options.veto:
         possible = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=1) > 0
@@ -141,7 +144,8 @@ def updated_labels(
 
 def _propagated_cam(
     params: Mapping[str, dict],
-    batch: Mapping[str, Array],
+    image: Float[Array, "B H W 3"],
+    inside: Bool[Array, "B H W"],
     outputs: Mapping[str, Any],
     network: Any,
     grid: Grid,
@@ -156,10 +160,10 @@ def _propagated_cam(
     for phase, weight in weights.items():
         if weight:
             cam_of = _cam_function(network, params[phase])
-            cam += weight * _mean_cam(cam_of, batch, cells, seen, grid)
+            cam += weight * _mean_cam(cam_of, image, inside, cells, seen, grid)
     if "affinity" in outputs:
         cam = walk(cam, outputs["affinity"])
-        cam *= resize_nearest(batch["inside"], cells)[..., None]
+        cam *= resize_nearest(inside, cells)[..., None]
     return cam_lib.normalize(cam) if options.renormalize else cam
 
 
@@ -173,10 +177,15 @@ def apply_veto(
 
 
 def _mean_cam(
-    cam_of: Callable, batch: Mapping[str, Array], size: tuple[int, int], seen: Views, grid: Grid
+    cam_of: Callable,
+    image: Float[Array, "B H W 3"],
+    inside: Bool[Array, "B H W"],
+    size: tuple[int, int],
+    seen: Views,
+    grid: Grid,
 ) -> Float[Array, "B h w C"]:
     options = {"scales": seen.scales, "flip": seen.flip, "grid": grid}
-    return cam_lib.multi_scale(cam_of, batch["image"], batch["inside"], size, **options)
+    return cam_lib.multi_scale(cam_of, image, inside, size, **options)
 
 
 def _given_saliency(

@@ -199,7 +199,6 @@ def photo_reader(
     """
     options = BatchOptions(
         **config.eval,
-        **backbones.normalisation(dict(config.model.backbone)),
         grid=grid(config),
         devices=devices,
         share=share,
@@ -232,9 +231,7 @@ def train_source(
         batch_size=batch_size,
         rows=mesh_lib.rows_of_host(batch_size, mesh),
         seed=seed,
-        augmentation=Augmentation(
-            **config.augment, **backbones.normalisation(dict(config.model.backbone))
-        ),
+        augmentation=Augmentation(**config.augment),
     )
 
 

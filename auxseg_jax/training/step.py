@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from auxseg_jax import trees
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.models import auxsegnet
 from auxseg_jax.training import losses as losses_lib
 
 
@@ -135,6 +136,16 @@ def make_train_step(
     return compilation.jit(train_step, platform, out_shardings=(None, replicated), donate_argnums=0)
 
 
+def _normalized(network: nn.Module, batch: dict) -> jax.Array:
+    """Returns the crops of a batch normalised, 0 where they are padded."""
+    rows, columns = (jnp.arange(n) for n in batch["image"].shape[1:3])
+    top, left, bottom, right = batch["window"].T[..., None]
+    in_rows = (rows >= top) & (rows < bottom)
+    in_columns = (columns >= left) & (columns < right)
+    inside = in_rows[:, :, None] & in_columns[:, None, :]
+    return auxsegnet.normalize(network, batch["image"], inside)
+
+
 def _gradients(
     network: nn.Module, objective: Objective, mesh: Mesh, params: dict, batch: dict, key: jax.Array
 ) -> tuple[dict[str, jax.Array], dict]:
@@ -148,7 +159,8 @@ def _gradients(
         )
         variables = {"params": mesh_lib.gather(network.cast(params), mesh)}
         options = {"train": True, "dense": objective.dense, "rngs": {"dropout": key}}
-        outputs = network.apply(variables, batch["image"], **options)
+        image = _normalized(network, batch)
+        outputs = network.apply(variables, image, **options)
         losses = objective.loss(outputs, batch, counts)
         return losses_lib.total(losses, **objective.weights), losses
 

@@ -1,0 +1,264 @@
+"""Examines a machine: `auxseg doctor`. What it is, whether it computes right, and how fast."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from auxseg_jax.analysis import official, speed, twins
+from auxseg_jax.analysis.findings import FAIL, NOTE, PASS, Finding
+from auxseg_jax.configs import common
+from auxseg_jax.devices import compilation
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.files.terminal import first_line
+from auxseg_jax.inference import crf as crf_lib
+from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.models.precision import PRECISIONS
+from auxseg_jax.pseudo import random_walk
+from auxseg_jax.training import checkpoint, step
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
+# Largest absolute differences from the authors' outputs, which are of order 1 to 20. With float32
+# products 1e-5 was seen on CPU and GPU; TF32 in one of them gives 1e-3.
+_EXACT_ERROR = 5e-5
+_CONVOLUTION_ERRORS = {"highest": _EXACT_ERROR, "tensorfloat32": 5e-2, "bfloat16": 0.5}
+_CHECKPOINT_BYTES = 64 * 2**20
+_LEAST_FREE_BYTES = 5 * 2**30
+
+
+def examine(
+    folder: epath.PathLike, full: bool = False, only: Collection[str] = ()
+) -> Iterator[Finding]:
+    """Yields findings as they come.
+
+    Args:
+      folder: where checkpoints will be written; it is created, and what is written is removed.
+      full: also times the real networks, the CRF on a photo of usual size, and a whole run.
+      only: names of examinations; the others are left out. Empty: all.
+    """
+    examinations: dict[str, Callable[[], Finding]] = {
+        "versions": _versions,
+        "devices": _devices,
+        "memory": _memory,
+        **{f"network, {p}": functools.partial(_network, p) for p in PRECISIONS},
+        "random walk": _random_walk,
+        "dense CRF": _crf,
+        **{f"train step, {p}": functools.partial(_train_step, p) for p in PRECISIONS},
+        "loader": _loader,
+        "checkpoint": functools.partial(_checkpoint, epath.Path(folder).expanduser()),
+    }
+    if full:
+        examinations |= {
+            **{
+                f"{name}, {p}": functools.partial(_real_step, name, p)
+                for name in speed.REAL_STEPS
+                for p in PRECISIONS
+            },
+            "dense CRF, 500x375": _crf_times,
+            "whole run": _whole_run,
+        }
+    for name, work in examinations.items():
+        if only and name not in only:
+            continue
+        started = time.monotonic()
+        try:
+            finding = work()
+        except Exception as error:  # The others are examined all the same.
+            advice = "a fault of the installation, or of this package: please report it"
+            finding = Finding(name, FAIL, f"{type(error).__name__}: {first_line(error)}", advice)
+        seconds = round(time.monotonic() - started, 1)
+        yield dataclasses.replace(finding, name=name, seconds=seconds)
+
+
+def _versions() -> Finding:
+    figures = {"python": platform.python_version()}
+    figures |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _PLUGINS:
+        try:
+            figures[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if name != "libtpu" and figures[name] != figures["jaxlib"]:
+            advice = f"pip install {name}=={figures['jaxlib']}"
+            text = f"{name} {figures[name]} does not go with jaxlib {figures['jaxlib']}"
+            return Finding("", FAIL, text, advice, figures)
+    text = ", ".join(f"{name} {version}" for name, version in figures.items())
+    return Finding("", PASS, text, figures=figures)
+
+
+def _devices() -> Finding:
+    devices = jax.devices()
+    kinds = sorted({f"{d.platform} {d.device_kind}" for d in devices})
+    figures = {"count": len(devices), "kinds": kinds, "cores": os.cpu_count()}
+    text = f"{len(devices)} x {', '.join(kinds)}; {os.cpu_count()} CPU cores"
+    if devices[0].platform == "cpu" and os.path.exists("/dev/nvidiactl"):
+        advice = (
+            "this machine has an NVIDIA GPU that JAX does not use: pip install 'auxseg_jax[cuda13]'"
+            " (driver 580 or newer) or [cuda12], and unset JAX_PLATFORMS"
+        )
+        return Finding("", FAIL, text, advice, figures)
+    return Finding("", PASS, text, figures=figures)
+
+
+def _memory() -> Finding:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    device = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    text = f"the machine has {machine / 2**30:.1f} GiB"
+    if device:
+        share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "not set: 0.75")
+        text += f", JAX has {device / 2**30:.1f} GiB of each device"
+        text += f" (XLA_PYTHON_CLIENT_MEM_FRACTION is {share})"
+    return Finding("", PASS, text, figures={"machine_bytes": machine, "device_bytes": device})
+
+
+def _network(precision: str) -> Finding:
+    """Compares the authors' recorded outputs with ours, on this device."""
+    errors = official.worst_errors(precision)
+    worst, exact = max(errors.values()), _CONVOLUTION_ERRORS[precision]
+    text = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    text = f"largest differences from the authors' outputs: {text}"
+    if worst <= exact:
+        return Finding("", PASS, text, figures=errors)
+    override = os.environ.get("NVIDIA_TF32_OVERRIDE")
+    advice = f"expected at most {exact:.0e}"
+    if override not in (None, "0"):
+        advice += f"; unset NVIDIA_TF32_OVERRIDE={override}"
+    return Finding("", FAIL, text, advice, errors)
+
+
+def _compare(found: Any, wanted: np.ndarray, limit: float) -> Finding:
+    error = float(np.abs(np.asarray(found, np.float64) - wanted).max())
+    text = f"largest difference from numpy: {error:.1e}"
+    status, advice = (PASS, "") if error <= limit else (FAIL, f"expected at most {limit:.0e}")
+    return Finding("", status, text, advice, {"error": error})
+
+
+def _random_walk() -> Finding:
+    rng = np.random.default_rng(0)
+    height, width, channels = 41, 41, 20
+    cam = rng.random((1, height, width, channels)).astype(np.float32)
+    matrix = rng.dirichlet(np.full(height * width, 0.1), height * width).astype(np.float32)
+    options = {"beta": 2.0, "steps": 3, "normalize": True, "restart": 0.2}
+
+    def walk(cam: jax.Array, matrix: jax.Array) -> jax.Array:
+        return random_walk.random_walk(cam, Pairwise.of(matrix), **options)
+
+    found = compilation.jit(walk)(cam, matrix[None])
+    wanted = twins.random_walk(cam.reshape(-1, channels), matrix, **options)
+    return _compare(found.reshape(wanted.shape), wanted, 1e-5)
+
+
+def _crf() -> Finding:
+    """Compares both filters: the exact one with numpy, the lattice with the exact one."""
+    rng = np.random.default_rng(0)
+    image = np.repeat(np.repeat(rng.integers(0, 256, (3, 4, 3)), 8, 0), 8, 1).astype(np.float32)
+    image = np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.float32)
+    unary = rng.gamma(1.0, 1.0, (*image.shape[:2], 5)).astype(np.float32)
+    fields = dict(common.get_config("official").crf.segmentation)
+    found = {}
+    for name in crf_lib.FILTERS:
+        function = functools.partial(
+            crf_lib.mean_field, options=crf_lib.CrfOptions(filter=name, **fields)
+        )
+        found[name] = compilation.jit(function)(image, unary, np.ones(image.shape[:2], bool))
+    finding = _compare(found["exact"], twins.mean_field(image, unary, fields), 1e-3)
+    same = float((found["exact"].argmax(-1) == found["lattice"].argmax(-1)).mean())
+    text = f"{finding.text}; lattice and exact filter agree on {100 * same:.1f}% of labels"
+    finding = dataclasses.replace(finding, text=text, figures=finding.figures | {"same": same})
+    if same < 0.9:
+        return dataclasses.replace(finding, status=FAIL, advice="expected at least 90%")
+    return finding
+
+
+def _train_step(precision: str) -> Finding:
+    return _step_finding(speed.time_small_step(precision))
+
+
+def _real_step(name: str, precision: str) -> Finding:
+    return _step_finding(speed.time_real_step(name, precision))
+
+
+def _step_finding(times: speed.StepTimes) -> Finding:
+    figures = dataclasses.asdict(times)
+    text = (
+        f"{1000 * times.seconds:.1f} ms, {times.crops_per_second:.0f} crops/s of {times.crop} "
+        f"pixels, {times.flops / times.seconds / 1e12:.2f} TFLOP/s: {100 * times.share:.0f}% of a "
+        f"large matrix product here; compiled in {times.compile_seconds:.0f} s"
+    )
+    if not times.is_finite:
+        return Finding("", FAIL, text, "the loss is not finite", figures)
+    return Finding("", PASS, text, figures=figures)
+
+
+def _loader() -> Finding:
+    with tempfile.TemporaryDirectory() as folder:
+        rates = speed.time_loader(epath.Path(folder))
+    crops, photos = rates["crops_per_second"], rates["photos_per_second"]
+    text = (
+        f"{crops:.0f} crops/s of 321 pixels, {photos:.0f} whole photos/s of 500x375, "
+        f"{rates['threads']} threads"
+    )
+    return Finding("", PASS, text, figures=rates)
+
+
+def _checkpoint(folder: epath.Path) -> Finding:
+    """Writes a state and reads it again."""
+    mesh = mesh_lib.make_mesh()
+    values = np.arange(_CHECKPOINT_BYTES // 4, dtype=np.float32)
+    place = mesh_lib.replicated(mesh)
+    state = step.TrainState(
+        *jax.device_put((jnp.int32(1), np.uint32(0), {"values": values}, ()), place)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.fspath(folder)) as name:
+        path = epath.Path(name) / "checkpoints"
+        started = time.monotonic()
+        with checkpoint.Checkpoints(path) as checkpoints:
+            checkpoints.save(state, 0.0)
+        written = time.monotonic()
+        with checkpoint.Checkpoints(path) as checkpoints:
+            restored = checkpoints.restore(state)
+        read = time.monotonic()
+    free = shutil.disk_usage(folder).free
+    figures = {
+        "write_seconds": round(written - started, 2),
+        "read_seconds": round(read - written, 2),
+        "bytes": _CHECKPOINT_BYTES,
+        "free_bytes": free,
+    }
+    text = (
+        f"64 MiB written in {figures['write_seconds']} s, read in {figures['read_seconds']} s; "
+        f"{free / 2**30:.0f} GiB are free in {folder}"
+    )
+    if not np.array_equal(restored.params["values"], values):
+        return Finding("", FAIL, text, "what was read is not what was written", figures)
+    if free < _LEAST_FREE_BYTES:
+        return Finding("", NOTE, text, "a run of ResNet38 needs some 5 GiB", figures)
+    return Finding("", PASS, text, figures=figures)
+
+
+def _crf_times() -> Finding:
+    rows = speed.time_crfs()
+    text = "; ".join(
+        f"{row.labels} labels, {row.iterations} iterations {1000 * row.seconds:.1f} ms"
+        for row in rows
+    )
+    return Finding("", PASS, text, figures={"rows": [row.to_json() for row in rows]})
+
+
+def _whole_run() -> Finding:
+    seconds = speed.time_run()
+    text = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+    return Finding("", PASS, f"--config=demo: {text}", figures=seconds)

@@ -1,0 +1,117 @@
+"""Lowers the programs of a run for devices of any kind."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from auxseg_jax.data import sources
+from auxseg_jax.data.loader import photos_a_batch
+from auxseg_jax.data.planes import LEARNED
+from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.errors import UserError
+from auxseg_jax.inference import passes
+from auxseg_jax.runs import build
+from auxseg_jax.training import step
+
+PROGRAMS = ("train", "cam", "update", "predict", "post")
+_PHOTO = (375, 500)  # Most photos of VOC have this height and width.
+
+
+def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> Mesh:
+    """Lays the mesh of a config over devices.
+
+    Raises:
+      UserError: it has another number of devices.
+    """
+    fsdp, model = config.mesh.fsdp, config.mesh.model
+    data = len(devices) // (fsdp * model) if config.mesh.data == -1 else config.mesh.data
+    if data * fsdp * model != len(devices):
+        raise UserError(
+            f"mesh: data={data}, fsdp={fsdp}, model={model} is not {len(devices)}, "
+            "the devices of the topology"
+        )
+    return mesh_lib.mesh_of(devices, data, fsdp, model)
+
+
+class Programs:
+    """Lowers each program of a run, by name."""
+
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+        self._config, self._mesh = config, mesh
+        self._classes = sources.num_classes(**config.data)
+        self._network = build.network(config, self._classes)
+        self._params = build.abstract_params(config, self._network)
+        # A pass over photos runs on the devices of one host.
+        self._host = mesh_lib.host_mesh(mesh, mesh.devices.flat[0].process_index)
+
+    def train(self) -> jax.stages.Lowered:
+        """Lowers the train step of a stage."""
+        config, mesh = self._config, self._mesh
+        transform, train_step = build.train_step(
+            config, self._network, self._params, mesh, steps=1000
+        )
+        count, crop = config.stages.batch_size, config.augment.crop
+        batch = {
+            "image": ((count, crop, crop, 3), np.uint8),
+            "window": ((count, 4), np.int32),
+            "labels": ((count, self._classes), np.float32),
+            **{plane.name: ((count, crop, crop), plane.dtype) for plane in LEARNED},
+        }
+        state = step.abstract_state(self._params, transform, mesh)
+        return train_step.lower(state, _abstract(batch, mesh))
+
+    def cam(self) -> jax.stages.Lowered:
+        """Lowers the initial labels."""
+        function = build.initial_labels(self._config, self._network)
+        return self._over_photos(function, build.classifier_part(self._params))
+
+    def update(self) -> jax.stages.Lowered:
+        """Lowers the label update."""
+        function = build.updated_labels(self._config, self._network)
+        params = {"stage": self._params, "classifier": build.classifier_part(self._params)}
+        return self._over_photos(function, params)
+
+    def predict(self) -> jax.stages.Lowered:
+        """Lowers the prediction."""
+        function = build.segmentation(self._config, self._network)
+        return self._over_photos(function, self._params, keys=("image", "inside"))
+
+    def post(self) -> jax.stages.Lowered:
+        """Lowers the post-processed prediction, with its CRF."""
+        function = build.segmentation(self._config, self._network, post=True)
+        return self._over_photos(function, self._params, keys=("image", "inside"))
+
+    def _over_photos(
+        self, function: Callable, params: dict, keys: Sequence[str] | None = None
+    ) -> jax.stages.Lowered:
+        """Lowers a pass over photos of VOC's usual size; `keys` are the arrays that it reads."""
+        fields, grid = self._config.eval, build.grid(self._config)
+        size = tuple(grid.at_least(n) for n in _PHOTO)
+        count = photos_a_batch(size, fields.batch_size, fields.megapixels, self._host.size)
+        brought = sources.planes(**self._config.data)
+        batch = {
+            "image": ((count, *size, 3), np.uint8),
+            "inside": ((count, *size), np.bool_),
+            "labels": ((count, self._classes), np.float32),
+            **{p.name: ((count, *p.batch_shape(*size)), p.dtype) for p in brought},
+        }
+        batch = {key: batch[key] for key in keys or batch}
+        whole = mesh_lib.replicated(self._host)
+        params = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params
+        )
+        return passes.jit(function, self._host).lower(params, _abstract(batch, self._host))
+
+
+def _abstract(
+    arrays: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    sharding = mesh_lib.batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in arrays.items()
+    }

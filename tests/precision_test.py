@@ -1,0 +1,92 @@
+"""The policy of `models.precision`: which products are exact, read from the programs themselves."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import pytest
+from conftest import REPOSITORY
+
+from auxseg_jax.analysis import hlo, products, targets
+from auxseg_jax.analysis.programs import PROGRAMS, Programs, make_mesh
+from auxseg_jax.configs import tiny
+from auxseg_jax.models.precision import PRECISIONS
+
+# Modules of convolutions, as parts of an operation's name.
+CONVOLUTIONS = r"/(backbone|cls_head|(seg|sal)_(branch|head))/"
+EXPECTED = {
+    "highest": ("f32", "highest"),
+    "tensorfloat32": ("f32", "high"),
+    "bfloat16": ("bf16", "default"),
+}
+
+
+def programs(precision, devices):
+    """Programs with everything in which a product could hide."""
+    config = tiny.get_config()
+    config.model.precision = precision
+    config.affinity.heads, config.affinity.whiten = 2, True
+    config.crf.filter = "exact"
+    config.crf.saliency.iterations = config.crf.segmentation.iterations = 1
+    return Programs(config, make_mesh(config, devices))
+
+
+def is_convolution(operation):
+    return bool(re.search(CONVOLUTIONS, operation))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_all_but_the_convolutions_is_float32(precision, name):
+    """The program that every compiler is given."""
+    found = products.products(getattr(programs(precision, jax.devices()[:1]), name)())
+    for product in found:
+        convolves = is_convolution(product.operation)
+        wanted = EXPECTED[precision] if convolves else ("f32", "highest")
+        assert (product.dtype, product.precision) == wanted, product
+    exact = sum(not is_convolution(product.operation) for product in found)
+    assert exact >= (2 if name == "cam" else 20) and len(found) >= exact + 8
+
+
+TARGETS = {
+    "h100:1": (targets.cuda_plugin, "JAX's CUDA plugin is not installed"),
+    "v5e:1x1": (lambda: importlib.util.find_spec("libtpu"), "libtpu is not installed"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["highest", "tensorfloat32"])
+@pytest.mark.parametrize("topology", TARGETS)
+def test_compilers_keep_the_precision(topology, precision):
+    """What a GPU or a TPU would run. In a process of its own, which loads the compiler."""
+    is_there, reason = TARGETS[topology]
+    if not is_there():
+        pytest.skip(reason)
+    ended = subprocess.run(
+        [sys.executable, __file__, topology, precision],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = json.loads(ended.stdout.splitlines()[-1])
+    for operation, found_precision in found:
+        wanted = EXPECTED[precision][1] if is_convolution(operation) else "highest"
+        assert found_precision == wanted, operation
+    convolutions = [operation for operation, _ in found if is_convolution(operation)]
+    assert len(convolutions) >= 20 and len(found) >= len(convolutions) + 20
+
+
+def main(topology, precision):
+    devices, _ = targets.find_devices(topology)
+    step = programs(precision, devices[:1]).train().compile()
+    print(json.dumps(hlo.product_precisions(step.as_text())))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
