@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auxseg_jax.data import dataset, features, loader, shapes, transforms
+from auxseg_jax.data import buckets, dataset, features, loader, shapes, transforms
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images, storage
 from auxseg_jax.files.images import encode_png
@@ -422,14 +422,14 @@ def test_hosts_share_the_photos(generated):
 
 
 def test_buckets():
-    exact = loader.buckets([(3, 4), (4, 3), (3, 4)], 2, Grid(1, 0))
+    exact = buckets.buckets([(3, 4), (4, 3), (3, 4)], 2, Grid(1, 0))
     assert exact == {(3, 4): (3, 4), (4, 3): (4, 3)}
-    merged = loader.buckets(
+    merged = buckets.buckets(
         [(213, 320)] * 50 + [(240, 320)] * 9 + [(239, 320)] + [(320, 213)] * 9, 3, Grid(1, 0)
     )
     assert merged[213, 320] == (213, 320) and merged[239, 320] == (240, 320) == merged[240, 320]
     sizes = [(h, w) for h in range(100, 140) for w in range(90, 130)]
-    many = loader.buckets(sizes, 4, Grid(16, 1))
+    many = buckets.buckets(sizes, 4, Grid(16, 1))
     assert len(set(many.values())) <= 4
     assert all(b[0] >= s[0] and b[1] >= s[1] for s, b in many.items())
     assert all(n % 16 == 1 for b in many.values() for n in b)

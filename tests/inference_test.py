@@ -32,6 +32,9 @@ class Photos:
             "saliency": rng.random((8, 12, 14)).astype(np.float32),
         }
 
+    def one_of_each_size(self):
+        return list(self)
+
     def __iter__(self):
         yield PhotoBatch(self.arrays, [f"photo_{k}" for k in range(len(SIZES))], SIZES)
 

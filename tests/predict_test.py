@@ -11,12 +11,12 @@ from PIL import Image
 
 import auxseg_jax
 from auxseg_jax.api import predict_files
-from auxseg_jax.data import shapes, transforms
+from auxseg_jax.data import shapes
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 from auxseg_jax.inference import crf
-from auxseg_jax.models import backbones
+from auxseg_jax.models import auxsegnet
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pixel_labels import palette
 from auxseg_jax.runs import build
@@ -87,8 +87,9 @@ def test_what_predict_shows_is_what_the_network_says(finished, tmp_path, block_m
         build.abstract_params(config, network),
         mesh_lib.make_mesh(data=1),
     )
-    spec = backbones.normalisation(dict(config.model.backbone))
-    outputs = network.apply({"params": params}, transforms.normalize(photo, **spec)[None])
+    inside = np.ones((1, *photo.shape[:2]), bool)
+    image = auxsegnet.normalize(network, photo[None], inside)
+    outputs = network.apply({"params": params}, image)
     height, width = outputs["cam"].shape[1:3]
     row = (
         outputs["affinity"]

@@ -202,9 +202,13 @@ def updated(maps_given=True, iterations=0, **changes):
     }
     if not maps_given:
         del batch["saliency"]
+    if options.classifier_weight:
+        shape = {"network": network, "grid": Grid(1, 0), "seen": Views((1.0,), False)}
+        kept = update.classifier_cam(cams["classifier"], batch, **shape)
+        batch["classifier_cam"] = kept["cam"]
     walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
     out = update.updated_labels(
-        cams,
+        cams["stage"],
         batch,
         network=network,
         grid=Grid(1, 0),

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from auxseg_jax.data import sources
-from auxseg_jax.data.loader import photos_a_batch
+from auxseg_jax.data.buckets import photos_a_batch
 from auxseg_jax.data.planes import LEARNED
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
@@ -72,8 +72,7 @@ class Programs:
     def update(self) -> jax.stages.Lowered:
         """Lowers the label update."""
         function = build.updated_labels(self._config, self._network)
-        params = {"stage": self._params, "classifier": build.classifier_part(self._params)}
-        return self._over_photos(function, params)
+        return self._over_photos(function, self._params, cams=True)
 
     def predict(self) -> jax.stages.Lowered:
         """Lowers the prediction."""
@@ -86,9 +85,20 @@ class Programs:
         return self._over_photos(function, self._params, keys=("image", "inside"))
 
     def _over_photos(
-        self, function: Callable, params: dict, keys: Sequence[str] | None = None
+        self,
+        function: Callable,
+        params: dict,
+        keys: Sequence[str] | None = None,
+        cams: bool = False,
     ) -> jax.stages.Lowered:
-        """Lowers a pass over photos of VOC's usual size; `keys` are the arrays that it reads."""
+        """Lowers a pass over photos of VOC's usual size.
+
+        Args:
+          function: the pass.
+          params: its parameters.
+          keys: the arrays that it reads; None: all of a data set.
+          cams: whether it also reads the classifier's CAMs.
+        """
         fields, grid = self._config.eval, build.grid(self._config)
         size = tuple(grid.at_least(n) for n in _PHOTO)
         count = photos_a_batch(size, fields.batch_size, fields.megapixels, self._host.size)
@@ -100,6 +110,9 @@ class Programs:
             **{p.name: ((count, *p.batch_shape(*size)), p.dtype) for p in brought},
         }
         batch = {key: batch[key] for key in keys or batch}
+        if cams and self._config.label_update.classifier_weight:
+            cells = tuple(-(-n // grid.stride) for n in size)
+            batch["classifier_cam"] = ((count, *cells, self._classes), np.float32)
         whole = mesh_lib.replicated(self._host)
         params = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params

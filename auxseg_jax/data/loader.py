@@ -14,7 +14,7 @@ Batch of whole photos in buckets (H, W of the bucket; photos lie at the top left
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -22,12 +22,10 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.data import features, pseudo_labels, transforms
+from auxseg_jax.data.buckets import buckets, photos_a_batch
 from auxseg_jax.data.planes import GIVEN, PLANES
-from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 from auxseg_jax.grid import Grid
-
-_BUCKET_CANDIDATES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,53 +135,6 @@ def train_batches(
     return iterator
 
 
-def buckets(
-    sizes: Sequence[tuple[int, int]], limit: int, grid: Grid
-) -> dict[tuple[int, int], tuple[int, int]]:
-    """Maps each (H, W) to the size of the grid that it is padded to.
-
-    There are at most `limit` different ones, chosen greedily for the least padding. Every bucket
-    costs one compilation of each program that sees whole photos.
-    """
-    if limit < 1:
-        raise UserError(f"eval.max_buckets must be at least 1, got {limit}")
-    step, groups = 1, {}
-    while True:  # A rough grid comes first, so that the pairs below stay few.
-        groups = {}
-        for height, width in sizes:
-            key = -(-height // step) * step, -(-width // step) * step
-            groups.setdefault(key, []).append((height, width))
-        if len(groups) <= _BUCKET_CANDIDATES:
-            break
-        step *= 2
-    while len(groups) > limit:
-        waste = {}
-        keys = sorted(groups)
-        for i, a in enumerate(keys):
-            for b in keys[i + 1 :]:
-                joint = max(a[0], b[0]), max(a[1], b[1])
-                area = joint[0] * joint[1]
-                padding = sum((area - k[0] * k[1]) * len(groups[k]) for k in (a, b))
-                waste[a, b] = padding, joint
-        (a, b), (_, joint) = min(waste.items(), key=lambda item: (item[1][0], item[0]))
-        merged = groups.pop(a) + groups.pop(b)
-        groups.setdefault(joint, []).extend(merged)
-    return {
-        size: tuple(map(grid.at_least, bucket))
-        for bucket, members in groups.items()
-        for size in members
-    }
-
-
-def photos_a_batch(size: tuple[int, int], batch_size: int, megapixels: float, devices: int) -> int:
-    """Returns how many photos padded to `size` (H, W) go into a batch, at most.
-
-    It is the same number for each device, at least one.
-    """
-    room = min(batch_size, int(megapixels * 1e6 / (size[0] * size[1])))
-    return max(room // devices, 1) * devices
-
-
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
     """How whole photos are batched.
@@ -230,6 +181,8 @@ class PhotoReader:
       sizes: (H, W) of every photo.
       options: how they are batched.
       reading: how they are read ahead.
+      cams: id -> float32 [h, w, K] on the feature grid of the photo's bucket, of its K classes.
+        Batches then have "classifier_cam" [B, h, w, C].
     """
 
     def __init__(
@@ -238,8 +191,10 @@ class PhotoReader:
         sizes: Sequence[tuple[int, int]],
         options: BatchOptions,
         reading: ReadOptions,
+        cams: Callable[[str], np.ndarray] | None = None,
     ):
         self._source, self._options, self._reading = source, options, reading
+        self._cams = cams
         self._sizes = [tuple(size) for size in sizes]
         bucket_of = buckets(self._sizes, options.max_buckets, options.grid)
         members: dict[tuple[int, int], list[int]] = {}
@@ -262,6 +217,10 @@ class PhotoReader:
     def num_photos(self) -> int:
         """Number of photos that this reader reads."""
         return sum(len(indices) for _, _, indices in self._plan)
+
+    def one_of_each_size(self) -> list[PhotoBatch]:
+        """Reads one batch of each shape that there is."""
+        return [self._read(planned) for planned in {p[:2]: p for p in self._plan}.values()]
 
     def __iter__(self) -> Iterator[PhotoBatch]:
         return self._reading.iterate(grain.MapDataset.source(self._plan).map(self._read))
@@ -288,7 +247,16 @@ class PhotoReader:
             for plane in planes:
                 values = plane.load(images.decode_plane(raw[plane.name]), (height, width))
                 arrays[plane.name][row, ..., :height, :width] = values
+        ids = [raw["id"].decode() for raw in raws]
+        if self._cams:
+            arrays["classifier_cam"] = self._read_cams(ids, arrays["labels"])
         for array in arrays.values():
             array[len(raws) :] = array[len(raws) - 1]
-        ids = [raw["id"].decode() for raw in raws]
         return PhotoBatch(arrays, ids, [self._sizes[index] for index in indices])
+
+    def _read_cams(self, ids: Sequence[str], labels: np.ndarray) -> np.ndarray:
+        cams = [self._cams(name) for name in ids]
+        batch = np.zeros((len(labels), *cams[0].shape[:2], labels.shape[1]), np.float32)
+        for row, cam in enumerate(cams):
+            batch[row][..., labels[row] > 0] = cam
+        return batch

@@ -2,7 +2,8 @@
 
 import concurrent.futures
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from auxseg_jax.arrays import Array
 from auxseg_jax.data.loader import PhotoBatch, PhotoReader
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
-from auxseg_jax.files.terminal import progress
+from auxseg_jax.files.terminal import progress, say
 
 _BYTES_IN_FLIGHT = 2**30  # Of results that are not written yet.
 
@@ -24,12 +25,55 @@ Write = Callable[[str, dict[str, np.ndarray]], None]
 """Called in threads with a photo's id and its arrays."""
 
 
-def jit(function: Callable, mesh: Mesh) -> Callable:
-    """Compiles function(params, batch), which sees each photo by itself, for `run`.
+class PhotoFunction:
+    """A jitted function(params, batch) that is compiled ahead, for all sizes of photos at once."""
+
+    def __init__(self, function: Callable, mesh: Mesh):
+        self._jitted = compilation.jit(
+            mesh_lib.by_photo(function, mesh), mesh_lib.platform_of(mesh)
+        )
+        self._mesh = mesh
+        self._programs: dict[tuple, Callable] = {}
+
+    def lower(self, params: dict, batch: dict) -> jax.stages.Lowered:
+        """Lowers it for parameters and a batch, arrays or shapes."""
+        return self._jitted.lower(params, batch)
+
+    def compile_for(self, params: dict, batches: Sequence[dict[str, np.ndarray]]) -> int:
+        """Compiles it for batches of these shapes, side by side; returns how many were new.
+
+        Compilers use little more than one core, and the sizes of a data set are a few.
+        """
+        sharding = mesh_lib.batch_sharding(self._mesh)
+        new = {_shapes(batch): batch for batch in batches}
+        new = {key: batch for key, batch in new.items() if key not in self._programs}
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            pending = {}
+            for key, batch in new.items():
+                shapes = {
+                    name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+                    for name, array in batch.items()
+                }
+                pending[key] = pool.submit(self._jitted.lower(params, shapes).compile)
+            for key, program in pending.items():
+                self._programs[key] = program.result()
+        return len(new)
+
+    def __call__(self, params: dict, batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        """Runs it on a batch of this host, for whose shapes it is compiled."""
+        return self._programs[_shapes(batch)](params, mesh_lib.put_batch(batch, self._mesh))
+
+
+def _shapes(batch: dict[str, np.ndarray]) -> tuple:
+    return tuple(sorted((name, array.shape) for name, array in batch.items()))
+
+
+def jit(function: Callable, mesh: Mesh) -> PhotoFunction:
+    """Makes function(params, batch), which sees each photo by itself, ready for `run`.
 
     Every device of `mesh` does its own photos.
     """
-    return compilation.jit(mesh_lib.by_photo(function, mesh), mesh_lib.platform_of(mesh))
+    return PhotoFunction(function, mesh)
 
 
 def run(
@@ -46,9 +90,8 @@ def run(
 
     Args:
       name: name on the progress bar.
-      function: made by `jit`, and compiled for each bucket. It takes the arrays of a batch of whole
-        photos (see `data.loader`) and returns arrays [B, ...]; those of the batch's [B, H, W] are
-        cut to the photo's own size.
+      function: made by `jit`. It takes the arrays of a batch of whole photos (see `data.loader`)
+        and returns arrays [B, ...]; those of the batch's [B, H, W] are cut to the photo's own size.
       params: parameters of the network.
       reader: the photos.
       write: its first exception ends the pass and is raised.
@@ -56,6 +99,10 @@ def run(
         `reader` its share of the photos.
     """
     params = mesh_lib.to_local(params, mesh)
+    started = time.monotonic()
+    if new := function.compile_for(params, [batch.arrays for batch in reader.one_of_each_size()]):
+        seconds = time.monotonic() - started
+        say(f"{name}: compiled for {new} size(s) of photos in {seconds:.0f} s")
     with (
         progress(name, reader.num_photos, unit="photo") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -64,7 +111,7 @@ def run(
         previous: tuple[PhotoBatch, Any] | None = None
         for batch in reader:
             # The call returns at once, and the results of the last batch are written meanwhile.
-            outputs = function(params, mesh_lib.put_batch(batch.arrays, mesh))
+            outputs = function(params, batch.arrays)
             if previous is not None:
                 pending = _submit(pool, pending, write, *previous)
                 bar.advance(len(previous[0].ids))

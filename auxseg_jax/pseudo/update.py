@@ -67,6 +67,28 @@ def initial_labels(
     }
 
 
+def classifier_cam(
+    params: dict, batch: Mapping[str, Array], *, network: Any, grid: Grid, seen: Views
+) -> dict[str, Array]:
+    """Returns the first classifier's share of the CAM that walks, which no stage changes.
+
+    Args:
+      params: parameters of the classifier.
+      batch: arrays of a batch of whole photos, see `data.loader`.
+      network: an `AuxSegNet`.
+      grid: sizes of the views.
+      seen: views of the updated CAM.
+
+    Returns:
+      {"cam": float32 [B, h, w, C] in 0..1 on the feature grid, "labels": those of the batch}.
+    """
+    cam_of = _cam_function(network, params)
+    image = normalize(network, batch["image"], batch["inside"])
+    cells = jax.eval_shape(cam_of, image, batch["inside"]).shape[1:3]
+    cam = _mean_cam(cam_of, image, batch["inside"], cells, seen, grid)
+    return {"cam": cam, "labels": batch["labels"]}
+
+
 @dataclasses.dataclass(frozen=True)
 class UpdateOptions:
     """How a stage updates the labels: the config's `label_update.*`.
@@ -92,7 +114,7 @@ class UpdateOptions:
 
 
 def updated_labels(
-    params: Mapping[str, dict],
+    params: dict,
     batch: Mapping[str, Array],
     *,
     network: Any,
@@ -109,9 +131,10 @@ def updated_labels(
     stays, without the saliency task S is S0.
 
     Args:
-      params: {"stage": of the stage, "classifier": of the classifier phase}.
-      batch: arrays of a batch of whole photos, see `data.loader`.
-      network: the `AuxSegNet` of both.
+      params: parameters of the stage.
+      batch: arrays of a batch of whole photos, see `data.loader`; with a `classifier_weight` also
+        "classifier_cam", see there.
+      network: the `AuxSegNet`.
       grid: sizes of the views.
       options: see `UpdateOptions`.
       walk: `random_walk` with its options.
@@ -119,10 +142,20 @@ def updated_labels(
       crf: options of `crf.saliency`; with 0 iterations S is not sharpened.
     """
     size = batch["image"].shape[1:3]
-    variables = {"params": network.cast(params["stage"])}
+    variables = {"params": network.cast(params)}
     image = normalize(network, batch["image"], batch["inside"])
     outputs = network.apply(variables, image, inside=batch["inside"])
-    cam = _propagated_cam(params, image, batch["inside"], outputs, network, grid, options, walk)
+    cells = outputs["cam"].shape[1:3]
+    seen = Views(options.scales, options.flip)
+    weight = options.classifier_weight
+    cam = weight * batch["classifier_cam"] if weight else 0.0
+    if weight < 1:
+        cam_of = _cam_function(network, params)
+        cam += (1 - weight) * _mean_cam(cam_of, image, batch["inside"], cells, seen, grid)
+    if "affinity" in outputs:
+        cam = walk(cam, outputs["affinity"])
+        cam *= resize_nearest(batch["inside"], cells)[..., None]
+    cam = cam_lib.normalize(cam) if options.renormalize else cam
     cam = resize_bilinear(cam, size)
     saliency = _given_saliency(batch, cam)
     if "sal" in outputs:
@@ -140,31 +173,6 @@ def updated_labels(
         scores = jax.nn.softmax(logits, where=possible[:, None, None, :], axis=-1)
         labels = apply_veto(labels, scores, options.veto)
     return {"segmentation": labels, "saliency": _to_uint8(saliency)}
-
-
-def _propagated_cam(
-    params: Mapping[str, dict],
-    image: Float[Array, "B H W 3"],
-    inside: Bool[Array, "B H W"],
-    outputs: Mapping[str, Any],
-    network: Any,
-    grid: Grid,
-    options: UpdateOptions,
-    walk: Walk,
-) -> Float[Array, "B h w C"]:
-    """Returns the CAM of stage and classifier after its walk on the affinity."""
-    cells = outputs["cam"].shape[1:3]
-    seen = Views(options.scales, options.flip)
-    weights = {"stage": 1 - options.classifier_weight, "classifier": options.classifier_weight}
-    cam = 0.0
-    for phase, weight in weights.items():
-        if weight:
-            cam_of = _cam_function(network, params[phase])
-            cam += weight * _mean_cam(cam_of, image, inside, cells, seen, grid)
-    if "affinity" in outputs:
-        cam = walk(cam, outputs["affinity"])
-        cam *= resize_nearest(inside, cells)[..., None]
-    return cam_lib.normalize(cam) if options.renormalize else cam
 
 
 def apply_veto(

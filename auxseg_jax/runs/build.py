@@ -136,6 +136,17 @@ def initial_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegN
     )
 
 
+def classifier_cam(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
+    """Returns `update.classifier_cam` with a config's options."""
+    fields = config.label_update
+    return functools.partial(
+        update.classifier_cam,
+        network=network,
+        grid=grid(config),
+        seen=Views(fields.scales, fields.flip),
+    )
+
+
 def updated_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
     """Returns `update.updated_labels` with a config's options."""
     return functools.partial(
@@ -187,6 +198,7 @@ def photo_reader(
     sizes: list[tuple[int, int]],
     devices: int,
     share: tuple[int, int] = (0, 1),
+    cams: Callable[[str], np.ndarray] | None = None,
 ) -> PhotoReader:
     """Returns a reader of whole photos.
 
@@ -196,6 +208,7 @@ def photo_reader(
       sizes: (H, W) of every photo.
       devices: number of devices over which a batch is split.
       share: (index of this host, number of hosts).
+      cams: see `PhotoReader`.
     """
     options = BatchOptions(
         **config.eval,
@@ -203,7 +216,7 @@ def photo_reader(
         devices=devices,
         share=share,
     )
-    return PhotoReader(source, sizes, options, read_options(config))
+    return PhotoReader(source, sizes, options, read_options(config), cams)
 
 
 def train_source(

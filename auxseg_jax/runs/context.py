@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -75,23 +76,28 @@ class Context:
         return build.train_step(self.config, self.network, shapes, self.mesh, steps)
 
     @functools.cached_property
-    def initial_labels(self) -> Callable[[dict, dict], dict]:
+    def initial_labels(self) -> passes.PhotoFunction:
         """Initial labels of a batch of photos."""
         return passes.jit(build.initial_labels(self.config, self.network), self.local)
 
     @functools.cached_property
-    def updated_labels(self) -> Callable[[dict, dict], dict]:
+    def classifier_cam(self) -> passes.PhotoFunction:
+        """The classifier's share of the CAMs of label updates."""
+        return passes.jit(build.classifier_cam(self.config, self.network), self.local)
+
+    @functools.cached_property
+    def updated_labels(self) -> passes.PhotoFunction:
         """Updated labels of a batch of photos."""
         return passes.jit(build.updated_labels(self.config, self.network), self.local)
 
     @functools.cached_property
-    def segmentation(self) -> Callable[[dict, dict], dict]:
+    def segmentation(self) -> passes.PhotoFunction:
         """Prediction for a batch of photos, with the network's saliency."""
         function = build.segmentation(self.config, self.network, show=("saliency",))
         return passes.jit(function, self.local)
 
     @functools.cached_property
-    def postprocessed(self) -> Callable[[dict, dict], dict]:
+    def postprocessed(self) -> passes.PhotoFunction:
         """Post-processed prediction for a batch of photos."""
         return passes.jit(build.segmentation(self.config, self.network, post=True), self.local)
 
@@ -116,7 +122,12 @@ class Context:
         shapes = build.abstract_params(self.config, self.network)
         return checkpoint.load_params(self.workdir.params(stage), shapes, self.mesh)
 
-    def reader(self, split: str) -> PhotoReader:
-        """Returns a reader of this host's share of the whole photos of a split."""
+    def reader(self, split: str, cams: Callable[[str], np.ndarray] | None = None) -> PhotoReader:
+        """Returns a reader of this host's share of the whole photos of a split.
+
+        Args:
+          split: name of the split.
+          cams: see `PhotoReader`.
+        """
         photos, sizes = self.data.photos(split), self.data.sizes(split)
-        return build.photo_reader(self.config, photos, sizes, self.local.size, hosts.share())
+        return build.photo_reader(self.config, photos, sizes, self.local.size, hosts.share(), cams)

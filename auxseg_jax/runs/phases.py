@@ -5,6 +5,8 @@ To add a phase, write its work (a function as in `runs.work`) and add its row to
 
 from collections.abc import Callable, Collection
 
+import ml_collections
+
 from auxseg_jax.evaluation import scores
 from auxseg_jax.report.results import Results
 from auxseg_jax.runs import work
@@ -14,14 +16,14 @@ from auxseg_jax.runs.workdir import CAM, CLASSIFIER, stage_name
 TRAIN, VAL = "train", "val"
 
 
-def plan(stages: int, weak: bool, scored: Collection[str]) -> list[Phase]:
+def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Phase]:
     """Returns the phases of a run, in order.
 
     Args:
-      stages: number of stages.
-      weak: image-level labels; False: fully supervised.
+      config: the config of the run.
       scored: which of the splits "train" and "val" have masks to score with.
     """
+    weak = config.supervision == "image_labels"
     phases = [
         Phase(
             CLASSIFIER,
@@ -46,7 +48,12 @@ def plan(stages: int, weak: bool, scored: Collection[str]) -> list[Phase]:
                 report=Results.set_cam_sweep,
             )
         )
-    for index in range(stages):
+    sources = {"classifier": CLASSIFIER}
+    if weak and config.label_update.classifier_weight:
+        kept = f"{CAM}/classifier"
+        phases.append(Phase(kept, work.keep_classifier_cams, sources, ("<id>.npy",)))
+        sources = {"cams": kept}
+    for index in range(config.stages.count):
         name = stage_name(index)
         before = {"weights": stage_name(index - 1) if index else CLASSIFIER}
         phases.append(
@@ -61,15 +68,8 @@ def plan(stages: int, weak: bool, scored: Collection[str]) -> list[Phase]:
         phases += _validate(name, index, VAL in scored)
         if weak:
             labels = f"{name}/pseudo"
-            phases.append(
-                Phase(
-                    labels,
-                    work.update_labels,
-                    needs={"weights": name, "classifier": CLASSIFIER},
-                    writes=("segmentation", "saliency"),
-                    stage=index,
-                )
-            )
+            needs, writes = {"weights": name, **sources}, ("segmentation", "saliency")
+            phases.append(Phase(labels, work.update_labels, needs, writes, stage=index))
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
     return phases

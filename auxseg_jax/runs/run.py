@@ -71,7 +71,7 @@ def _read_results(folder: Workdir) -> Results:
 
 def every_phase(config: ml_collections.ConfigDict) -> list[Phase]:
     """Returns the phases of a run whose splits both have masks to score with."""
-    return plan(config.stages.count, config.supervision == "image_labels", (TRAIN, VAL))
+    return plan(config, (TRAIN, VAL))
 
 
 def plan_of(context: Context) -> list[Phase]:
@@ -79,7 +79,7 @@ def plan_of(context: Context) -> list[Phase]:
     config, data = context.config, context.data
     splits = {TRAIN: data.train_split, VAL: data.val_split}
     scored = [role for role, split in splits.items() if data.has_masks(split)]
-    return plan(config.stages.count, config.supervision == "image_labels", scored)
+    return plan(config, scored)
 
 
 def _run_phases(context: Context) -> Results:

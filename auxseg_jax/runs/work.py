@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import loader, pseudo_labels
+from auxseg_jax.data import cam_files, loader, pseudo_labels
 from auxseg_jax.devices import hosts
 from auxseg_jax.evaluation import metrics, score, scores
 from auxseg_jax.files import images
@@ -103,6 +103,13 @@ def make_initial_labels(context: Context, phase: Phase) -> None:
     passes.run(title, context.initial_labels, params, reader, write, context.local)
 
 
+def keep_classifier_cams(context: Context, phase: Phase) -> None:
+    """Keeps the classifier's share of the CAMs that every label update uses."""
+    write = functools.partial(cam_files.write, context.workdir.folder(phase.name))
+    params, reader = context.classifier_params(), context.reader(context.data.train_split)
+    passes.run("CAMs to keep", context.classifier_cam, params, reader, write, context.local)
+
+
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
     folder = context.workdir.labels(phase.name)
@@ -115,10 +122,12 @@ def take_labels_from_masks(context: Context, phase: Phase) -> None:
 def update_labels(context: Context, phase: Phase) -> None:
     """Labels the training photos by the network of a stage."""
     stage = phase.needs["weights"]
-    params = {"stage": context.stage_params(stage), "classifier": context.classifier_params()}
     write = functools.partial(pseudo_labels.write, context.workdir.labels(phase.name))
-    reader = context.reader(context.data.train_split)
-    title = f"{stage} label update"
+    cams = None
+    if "cams" in phase.needs:
+        cams = functools.partial(cam_files.read, context.workdir.folder(phase.needs["cams"]))
+    reader = context.reader(context.data.train_split, cams)
+    title, params = f"{stage} label update", context.stage_params(stage)
     passes.run(title, context.updated_labels, params, reader, write, context.local)
 
 

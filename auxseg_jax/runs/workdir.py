@@ -5,6 +5,7 @@ config.json, manifest.json, metrics.jsonl, tensorboard/, results.json
 classifier/{checkpoints,params}
 cam/pseudo/<plane>/<id>.png            initial pseudo labels (see `data.pseudo_labels`), of stage 0
 cam/pseudo/{cam_class,cam_score}/<id>.png   the CAMs they were made from: largest class, its score
+cam/classifier/<id>.npy                the classifier's CAMs on the feature grid, for the updates
 stage_00/{checkpoints,params}
 stage_00/val/<id>.png, val/saliency/<id>.png   segmentation and saliency of the validation split
 stage_00/post/<id>.png                 the segmentation, post-processed
