@@ -61,7 +61,7 @@ def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[s
       The config, and the names of the fields that were added.
     """
     model = content.get("model", {})
-    if isinstance(model, dict) and "dtype" in model:  # Versions up to 0.2.
+    if isinstance(model, dict) and "dtype" in model:  # Versions before 0.3.
         precision = "bfloat16" if model.pop("dtype") == "bfloat16" else "tensorfloat32"
         model.setdefault("precision", precision)
     added = []
