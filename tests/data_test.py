@@ -1,6 +1,7 @@
 """Builders, bad input, transforms, loader, buckets."""
 
 import concurrent.futures
+import functools
 import shutil
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auxseg_jax.data import buckets, dataset, features, loader, shapes, transforms
+from auxseg_jax.data import buckets, cam_files, dataset, features, loader, shapes, transforms
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images, storage
 from auxseg_jax.files.images import encode_png
@@ -400,6 +401,23 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
         batch.arrays["image"][row, : picture.shape[0], : picture.shape[1]],
         picture,
     )
+
+
+def test_kept_cams_go_into_batches_by_class(generated, tmp_path):
+    cams = {}
+    for example in generated.photos("train"):
+        name, labels = example["id"].decode(), example["labels"]
+        cams[name] = np.random.default_rng(len(cams)).random((4, 5, len(labels)), np.float32)
+        cam_files.write(tmp_path, name, {"cam": cams[name], "labels": labels})
+    read = functools.partial(cam_files.read, tmp_path)
+    options = loader.BatchOptions(4, 1.0, 1, Grid(8, 0))
+    photos, sizes = generated.photos("train"), generated.sizes("train")
+    for batch in loader.PhotoReader(photos, sizes, options, READING, read):
+        found, labels = batch.arrays["classifier_cam"], batch.arrays["labels"]
+        for row, name in enumerate(batch.ids):
+            np.testing.assert_array_equal(found[row], cams[name] * (labels[row] > 0))
+        for row in range(len(batch.ids), 4):  # Rows past the ids repeat the last photo.
+            np.testing.assert_array_equal(found[row], found[len(batch.ids) - 1])
 
 
 @pytest.mark.parametrize(

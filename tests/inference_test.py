@@ -78,3 +78,20 @@ def test_what_a_writer_raises_ends_the_pass(rng):
     function = passes.jit(lambda params, batch: {"x": batch["saliency"] * params}, mesh)
     with pytest.raises(OSError, match="no room for photo_"):
         passes.run("test", function, np.float32(1), Photos(rng), write, mesh)
+
+
+def test_every_size_is_compiled_once_and_ahead(rng):
+    traced = []
+
+    def function(params, batch):
+        traced.append(batch["saliency"].shape)
+        return {"x": batch["saliency"] * params}
+
+    mesh = mesh_lib.make_mesh(data=1)
+    compiled = passes.jit(function, mesh)
+    batches = [{"saliency": rng.random((1, side, 3)).astype(np.float32)} for side in (2, 4, 2)]
+    assert compiled.compile_for(np.float32(2), batches) == 2
+    assert compiled.compile_for(np.float32(2), batches) == 0
+    for batch in batches:
+        np.testing.assert_array_equal(compiled(np.float32(2), batch)["x"], 2 * batch["saliency"])
+    assert sorted(traced) == [(1, 2, 3), (1, 4, 3)]
