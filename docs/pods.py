@@ -1,9 +1,10 @@
 """Prints the tables of docs/pods.md and draws docs/pods.svg from docs/pods.json.
 
-docs/pods.json holds, by name, what these commands wrote (ResNet38 at crop 321, preset plus):
+docs/pods.json holds, by name, what these commands wrote (ResNet38 at crop 321, preset plus), with
+version 0.2, where "float32" was one pass of bfloat16 and bfloat16 also that of the affinities:
 
-auxseg compile --config=voc --programs=train --topology=T \\
-  --config.model.dtype=D --config.stages.batch_size=N --config.classifier.batch_size=N --output=FILE
+auxseg compile --config=voc --programs=train --topology=T --config.model.precision=P \\
+  --config.stages.batch_size=N --config.classifier.batch_size=N --output=FILE
 
 python docs/pods.py FILE ...     gathers files into docs/pods.json; their names are like
                                  v5e_4x4_bfloat16_16.json (16 photos a chip)

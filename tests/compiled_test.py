@@ -1,15 +1,17 @@
 """Compiling for devices that are not here: 8 of the CPU; and a TPU where libtpu is installed."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
 import sys
 
+import jax
 import pytest
 import rich.console
 from conftest import REPOSITORY
 
-from auxseg_jax.analysis import compiled, compiled_table, hlo
+from auxseg_jax.analysis import compiled, compiled_table, gpus, hlo, products, targets
 from auxseg_jax.configs import tiny
 
 
@@ -148,3 +150,78 @@ def test_a_tpu(tmp_path):
         [*command, "--topology=v5e:3x77"], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert ended.returncode == 1 and "libtpu does not know --topology=" in ended.stderr
+
+
+GPU_HLO = """
+%fused (p: f32[4,4]) -> f32[4,4] {
+  %d = f32[4,4]{1,0} dot(%p, %p), operand_precision={high,highest}, metadata={op_name="a/dot"}
+}
+
+ENTRY %main (x: f32[4,4]) -> f32[4,4] {
+  %x = f32[4,4]{1,0} parameter(0)
+  %f = f32[4,4]{1,0} fusion(%x), kind=kOutput, calls=%fused
+  %s = (f32[4,4]{1,0}, f32[8]{0}) all-reduce-start(%f), to_apply=%add
+  %e = f32[4,4]{1,0} all-reduce-done(%s)
+  %c = (f32[4,4]{1,0}, u8[16]{0}) custom-call(%e, %x), custom_call_target="__cudnn$convForward",
+    metadata={op_name="b/conv"}, operand_precision={highest,highest,default}
+  %g = f32[4,4]{1,0} get-tuple-element(%c), index=0
+  ROOT %r = f32[4,4]{1,0} custom-call(%g, %x), custom_call_target="__cublas$lt$matmul",
+    metadata={op_name="c/dot"},
+    backend_config={"precision_config":{"operand_precision":["HIGHEST","DEFAULT"]}}
+}
+""".replace(",\n    ", ", ")
+
+
+def test_precisions_of_compiled_products():
+    """A fused bias, the third operand, has no say."""
+    assert hlo.product_precisions(GPU_HLO) == [
+        ("a/dot", "high"),
+        ("b/conv", "highest"),
+        ("c/dot", "default"),
+    ]
+
+
+def test_moved_bytes():
+    # fusion 64 + 64, start (64 + 32) + 64, call (64 + 16) + 64 + 64, product 64 + 64 + 64
+    assert hlo.moved_bytes(GPU_HLO) == 128 + 160 + 208 + 192
+
+
+def test_flops_of_products():
+    def function(x, kernel, matrix):
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.lax.map(lambda row: row @ matrix, y)
+
+    shapes = [(2, 9, 9, 4), (3, 3, 4, 6), (6, 5)]
+    arguments = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+    conv, dot = products.products(jax.jit(function).lower(*arguments))
+    assert conv.flops == 2 * (2 * 4 * 4 * 6) * (3 * 3 * 4)
+    assert dot.flops == 2 * (4 * 4 * 5) * 6  # The body of a loop counts once.
+
+
+@pytest.mark.parametrize("name", gpus.GPUS)
+def test_gpus_are_described(name):
+    gpu = gpus.GPUS[name]
+    text = gpu.to_target()
+    assert f'name: "{gpu.name}"' in text and f"core_count: {gpu.multiprocessors}" in text
+    assert gpu.float32 <= gpu.tensorfloat32 < gpu.bfloat16 and 1e10 < gpu.memory_bytes < 2e11
+    # The data sheets' float32 rate is that of the cores at the boost clock.
+    rate = 2 * gpu.multiprocessors * gpu.cuda_cores * gpu.clock_ghz * 1e9
+    assert rate == pytest.approx(gpu.float32, rel=0.03)
+
+
+def test_estimates_go_by_precision():
+    program = compiled.Program(
+        True,
+        2**30,
+        1.0,
+        flops=3e12,
+        moved_bytes=1e9,
+        product_flops={"f32 high": 2e12, "f32 highest": 1e12},
+    )
+    estimate = compiled._with_times(program, targets.PEAKS["h100"])
+    assert estimate.seconds["arithmetic"] == pytest.approx(2e12 / 494e12 + 1e12 / 67e12)
+    assert estimate.fits and estimate.step_seconds == estimate.seconds["arithmetic"]
+    large = dataclasses.replace(program, memory_bytes=70 * 2**30)
+    assert not compiled._with_times(large, targets.PEAKS["h100"]).fits

@@ -44,7 +44,8 @@ def test_speeds(tmp_path, monkeypatch):
 
 
 def test_wrong_numbers_fail(tmp_path, monkeypatch):
-    monkeypatch.setattr(official, "worst_errors", lambda precision: {"cls": 1e-3, "seg": 2e-6})
+    errors = {"cls": 1e-3, "cam": 2e-6, "seg": 2e-6, "sal": 0.0, "affinity": 1e-6}
+    monkeypatch.setattr(official, "worst_errors", lambda precision: errors)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     found = examine(tmp_path, "network, highest", "network, tensorfloat32")
     assert found["network, highest"].status == findings.FAIL
@@ -79,4 +80,31 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "PASS  devices: 8 x cpu" in out and "look there" in out and "FAIL: loader" in out
     content = json.loads(path.read_text())
-    assert content["status"] == "FAIL" and content["findings"][1]["name"] == "loader"
+    assert content["status"] == findings.FAIL and content["findings"][1]["name"] == "loader"
+
+
+def test_figures_that_are_not_finite_fail_and_are_written(tmp_path, monkeypatch):
+    errors = {"cls": 1e-6, "cam": float("nan"), "seg": 0.0, "sal": 0.0, "affinity": 0.0}
+    monkeypatch.setattr(official, "worst_errors", lambda precision: errors)
+    found = list(examine(tmp_path, "network, highest").values())
+    assert found[0].status == findings.FAIL
+    content = findings.to_json(found, is_finished=False)
+    assert content["status"] == findings.UNFINISHED
+    assert (
+        json.loads(json.dumps(content, allow_nan=False))["findings"][0]["figures"]["cam"] == "nan"
+    )
+
+
+def test_outputs_of_zero_fail(tmp_path, monkeypatch):
+    recorded = dict(np.load(official._FILE))
+    errors = {name: float(abs(recorded[name]).max()) for name in doctor._LIMITS["bfloat16"]}
+    monkeypatch.setattr(official, "worst_errors", lambda precision: errors)
+    assert examine(tmp_path, "network, bfloat16")["network, bfloat16"].status == findings.FAIL
+    assert all(errors[name] > limit for name, limit in doctor._LIMITS["bfloat16"].items())
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    finding = examine(path / "folder", "checkpoint")["checkpoint"]
+    assert finding.status == findings.FAIL and "--workdir is" in finding.advice

@@ -65,5 +65,5 @@ def test_the_papers_network(program, topology, precision, tmp_path):
     )
     found = json.loads((tmp_path / "found.json").read_text())["programs"][program]
     assert found["fits"] is True and 0 < found["step_seconds"] < 1
-    kinds = set(found["product_flops"])
-    assert "f32 highest" in kinds and kinds & {"f32 high", "bf16 default"}
+    kind = {"tensorfloat32": "f32 high", "bfloat16": "bf16 default"}[precision]
+    assert set(found["product_flops"]) == {"f32 highest", kind}

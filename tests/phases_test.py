@@ -10,20 +10,20 @@ classifier            |                           | checkpoints, params |
 cam                   | classifier                | LABELS, pseudo/cam_class, pseudo/cam_score |
 cam/score             | cam                       | figures | train
 cam/sweep             | cam                       | figures | train
-cam/classifier        | classifier                | <id>.npy |
+classifier_cam        | classifier                | <id>.npy |
 stage_00              | classifier, cam           | checkpoints, params |
 stage_00/val          | stage_00                  | <id>.png, saliency |
 stage_00/score        | stage_00/val              | figures | val
 stage_00/post         | stage_00                  | <id>.png |
 stage_00/post_score   | stage_00/post             | figures | val
-stage_00/pseudo       | stage_00, cam/classifier  | segmentation, saliency |
+stage_00/pseudo       | stage_00, classifier_cam  | segmentation, saliency |
 stage_00/pseudo_score | stage_00/pseudo           | figures | train
 stage_01              | stage_00, stage_00/pseudo | checkpoints, params |
 stage_01/val          | stage_01                  | <id>.png, saliency |
 stage_01/score        | stage_01/val              | figures | val
 stage_01/post         | stage_01                  | <id>.png |
 stage_01/post_score   | stage_01/post             | figures | val
-stage_01/pseudo       | stage_01, cam/classifier  | segmentation, saliency |
+stage_01/pseudo       | stage_01, classifier_cam  | segmentation, saliency |
 stage_01/pseudo_score | stage_01/pseudo           | figures | train
 """
 
@@ -61,8 +61,5 @@ def test_cams_are_kept_only_for_updates_that_use_them():
     alone = config(2)
     alone.label_update.classifier_weight = 0.0
     phases = {phase.name: phase for phase in plan(alone, ())}
-    assert "cam/classifier" not in phases
-    assert dict(phases["stage_00/pseudo"].needs) == {
-        "weights": "stage_00",
-        "classifier": "classifier",
-    }
+    assert "classifier_cam" not in phases
+    assert dict(phases["stage_00/pseudo"].needs) == {"weights": "stage_00"}

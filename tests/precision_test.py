@@ -13,7 +13,9 @@ from conftest import REPOSITORY
 
 from auxseg_jax.analysis import hlo, products, targets
 from auxseg_jax.analysis.programs import PROGRAMS, Programs, make_mesh
-from auxseg_jax.configs import tiny
+from auxseg_jax.configs import common, tiny
+from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.models.backbone import Attention
 from auxseg_jax.models.precision import PRECISIONS
 
 # Modules of convolutions, as parts of an operation's name.
@@ -49,7 +51,39 @@ def test_all_but_the_convolutions_is_float32(precision, name):
         wanted = EXPECTED[precision] if convolves else ("f32", "highest")
         assert (product.dtype, product.precision) == wanted, product
     exact = sum(not is_convolution(product.operation) for product in found)
-    assert exact >= (2 if name == "cam" else 20) and len(found) >= exact + 8
+    assert exact >= (2 if "cam" in name else 20) and len(found) >= exact + 8
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet38"])
+@pytest.mark.parametrize("precision", ["highest", "tensorfloat32"])
+def test_real_backbones_as_a_gpu_gets_them(precision, backbone):
+    """With depthwise convolutions, strided shortcuts, and affinities in blocks of rows."""
+    config = common.get_config()
+    common.set_backbone(config, backbone)
+    common.set_data(config, "shapes")
+    config.model.precision, config.affinity.block_mib = precision, 0.5
+    config.augment.crop, config.stages.batch_size = 161, 1
+    lowered = Programs(config, make_mesh(config, jax.devices()[:1]), "cuda").train()
+    found = products.products(lowered)
+    for product in found:
+        convolves = is_convolution(product.operation)
+        wanted = EXPECTED[precision] if convolves else ("f32", "highest")
+        assert (product.dtype, product.precision) == wanted, product
+    text = lowered.as_text()
+    assert ("feature_group_count = 32" in text) == (backbone == "efficientnet_lite0")
+    assert sum(product.flops for product in found) > 1e9 and "stablehlo.while" in text
+
+
+def test_an_affinity_that_is_read_later_is_exact():
+    """Its rows are made anew where it is kept in blocks."""
+
+    def row(query, key):
+        attention = Attention(query, key)
+        return Pairwise.from_attention(attention, None, 2).row(3)
+
+    shape = jax.ShapeDtypeStruct((1, 6, 4), "float32")
+    found = products.products(jax.jit(row).lower(shape, shape))
+    assert {product.precision for product in found} == {"highest"}
 
 
 TARGETS = {

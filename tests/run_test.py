@@ -399,7 +399,7 @@ def test_a_workdir_of_an_older_version_goes_on(finished, tmp_path, capsys):
     older["model"]["dtype"] = "float32"
     (tmp_path / "run/config.json").write_text(json.dumps(older))
     # It did not keep the classifier's CAMs; the last update comes after it is gone on with.
-    shutil.rmtree(tmp_path / "run/cam/classifier")
+    shutil.rmtree(tmp_path / "run/classifier_cam")
     shutil.rmtree(tmp_path / "run/stage_01/pseudo")
     assert figures(train(config, tmp_path / "run").to_json()) == figures(results)
     other = config.copy_and_resolve_references()

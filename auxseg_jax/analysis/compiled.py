@@ -164,7 +164,7 @@ def _analyse_program(
     # XLA has no cost model for a GPU that is not there.
     cost = compiled.cost_analysis() or {}
     flops = parts * cost["flops"] if cost else sum(by_kind.values())
-    moved = parts * cost.get("bytes accessed", hlo.moved_bytes(text))
+    moved = parts * (cost["bytes accessed"] if cost else hlo.moved_bytes(text))
     messages = {
         name: {key: parts * n for key, n in entry.items()}
         for name, entry in hlo.collectives(text, devices).items()

@@ -37,6 +37,8 @@ def show(analysis: Analysis, console: rich.console.Console) -> None:
             console.print(f"{name}: {line}", markup=False)
     if any(program.seconds for program in analysis.programs.values()):
         slices = "; messages between slices are not in it" if "*" in analysis.topology else ""
+        if "x" in analysis.topology.partition(":")[2] and analysis.topology[0] != "v":
+            slices = "; messages between machines count as if NVLink joined them"
         console.print(
             "Estimated: the longest of arithmetic, memory and messages, each at the chip's peak "
             f"for its precision ({SOURCE}){slices}.",

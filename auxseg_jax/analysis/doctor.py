@@ -8,6 +8,7 @@ import platform
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from auxseg_jax.analysis.findings import FAIL, NOTE, PASS, Finding
 from auxseg_jax.configs import common
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
+from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import first_line
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.models.affinity import Pairwise
@@ -30,10 +32,14 @@ from auxseg_jax.training import checkpoint, step
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 _PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "libtpu")
-# Largest absolute differences from the authors' outputs, which are of order 1 to 20. With float32
-# products 1e-5 was seen on CPU and GPU; TF32 in one of them gives 1e-3.
-_EXACT_ERROR = 5e-5
-_CONVOLUTION_ERRORS = {"highest": _EXACT_ERROR, "tensorfloat32": 5e-2, "bfloat16": 0.5}
+# Limits of the differences from the authors' outputs: several times what was seen
+# (docs/accelerators.md). TF32 in one product exceeds those of `highest`, and outputs of 0 exceed
+# all.
+_LIMITS = {
+    "highest": {"cls": 3e-5, "cam": 3e-5, "seg": 5e-5, "sal": 3e-5, "affinity": 2e-5},
+    "tensorfloat32": {"cls": 5e-3, "cam": 2e-2, "seg": 3e-2, "sal": 1e-2, "affinity": 1e-2},
+    "bfloat16": {"cls": 0.1, "cam": 0.3, "seg": 0.3, "sal": 0.1, "affinity": 0.1},
+}
 _CHECKPOINT_BYTES = 64 * 2**20
 _LEAST_FREE_BYTES = 5 * 2**30
 
@@ -76,10 +82,18 @@ def examine(
         try:
             finding = work()
         except Exception as error:  # The others are examined all the same.
-            advice = "a fault of the installation, or of this package: please report it"
-            finding = Finding(name, FAIL, f"{type(error).__name__}: {first_line(error)}", advice)
+            text = f"{type(error).__name__}: {first_line(error)}"
+            finding = Finding(name, FAIL, text, _advice(error, folder))
         seconds = round(time.monotonic() - started, 1)
         yield dataclasses.replace(finding, name=name, seconds=seconds)
+
+
+def _advice(error: Exception, folder: epath.PathLike) -> str:
+    if isinstance(error, ImportError):
+        return f"a package is missing: pip install {error.name or 'it'}"
+    if isinstance(error, OSError):
+        return f"a file or folder cannot be used; --workdir is {os.fspath(folder)}"
+    return "a fault of the installation, or of this package: please report it"
 
 
 def _versions() -> Finding:
@@ -125,14 +139,13 @@ def _memory() -> Finding:
 
 def _network(precision: str) -> Finding:
     """Compares the authors' recorded outputs with ours, on this device."""
-    errors = official.worst_errors(precision)
-    worst, exact = max(errors.values()), _CONVOLUTION_ERRORS[precision]
+    errors, limits = official.worst_errors(precision), _LIMITS[precision]
     text = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     text = f"largest differences from the authors' outputs: {text}"
-    if worst <= exact:
+    if all(errors[name] <= limit for name, limit in limits.items()):
         return Finding("", PASS, text, figures=errors)
     override = os.environ.get("NVIDIA_TF32_OVERRIDE")
-    advice = f"expected at most {exact:.0e}"
+    advice = f"expected at most {', '.join(f'{n} {limit:.0e}' for n, limit in limits.items())}"
     if override not in (None, "0"):
         advice += f"; unset NVIDIA_TF32_OVERRIDE={override}"
     return Finding("", FAIL, text, advice, errors)
@@ -173,7 +186,7 @@ def _crf() -> Finding:
             crf_lib.mean_field, options=crf_lib.CrfOptions(filter=name, **fields)
         )
         found[name] = compilation.jit(function)(image, unary, np.ones(image.shape[:2], bool))
-    finding = _compare(found["exact"], twins.mean_field(image, unary, fields), 1e-3)
+    finding = _compare(found["exact"], twins.mean_field(image, unary, fields), 1e-5)
     same = float((found["exact"].argmax(-1) == found["lattice"].argmax(-1)).mean())
     text = f"{finding.text}; lattice and exact filter agree on {100 * same:.1f}% of labels"
     finding = dataclasses.replace(finding, text=text, figures=finding.figures | {"same": same})
@@ -221,9 +234,8 @@ def _checkpoint(folder: epath.Path) -> Finding:
     state = step.TrainState(
         *jax.device_put((jnp.int32(1), np.uint32(0), {"values": values}, ()), place)
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.fspath(folder)) as name:
-        path = epath.Path(name) / "checkpoints"
+    path = folder / f"doctor_{uuid.uuid4().hex[:8]}"
+    try:
         started = time.monotonic()
         with checkpoint.Checkpoints(path) as checkpoints:
             checkpoints.save(state, 0.0)
@@ -231,20 +243,21 @@ def _checkpoint(folder: epath.Path) -> Finding:
         with checkpoint.Checkpoints(path) as checkpoints:
             restored = checkpoints.restore(state)
         read = time.monotonic()
-    free = shutil.disk_usage(folder).free
+    finally:
+        if path.exists():
+            path.rmtree()
+    free = None if storage.is_remote(folder) else shutil.disk_usage(folder).free
     figures = {
         "write_seconds": round(written - started, 2),
         "read_seconds": round(read - written, 2),
         "bytes": _CHECKPOINT_BYTES,
         "free_bytes": free,
     }
-    text = (
-        f"64 MiB written in {figures['write_seconds']} s, read in {figures['read_seconds']} s; "
-        f"{free / 2**30:.0f} GiB are free in {folder}"
-    )
+    text = f"64 MiB written in {figures['write_seconds']} s, read in {figures['read_seconds']} s"
+    text += f"; {free / 2**30:.0f} GiB are free in {folder}" if free is not None else ""
     if not np.array_equal(restored.params["values"], values):
         return Finding("", FAIL, text, "what was read is not what was written", figures)
-    if free < _LEAST_FREE_BYTES:
+    if free is not None and free < _LEAST_FREE_BYTES:
         return Finding("", NOTE, text, "a run of ResNet38 needs some 5 GiB", figures)
     return Finding("", PASS, text, figures=figures)
 

@@ -1,9 +1,11 @@
 """What `auxseg doctor` finds."""
 
 import dataclasses
+import math
 from typing import Any
 
 PASS, NOTE, FAIL = "PASS", "NOTE", "FAIL"
+UNFINISHED = "UNFINISHED"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +42,19 @@ def end_of(findings: list[Finding]) -> str:
     return f"{result}, in {seconds:.0f} s"
 
 
-def to_json(findings: list[Finding]) -> dict[str, Any]:
-    """Returns all findings as JSON."""
-    return {
-        "status": FAIL if has_failed(findings) else PASS,
-        "findings": [dataclasses.asdict(finding) for finding in findings],
-    }
+def to_json(findings: list[Finding], is_finished: bool) -> dict[str, Any]:
+    """Returns all findings as JSON; its status is UNFINISHED, PASS or FAIL.
+
+    Figures that are not finite, which JSON does not know, are text.
+    """
+    status = (FAIL if has_failed(findings) else PASS) if is_finished else UNFINISHED
+    entries = [dataclasses.asdict(finding) for finding in findings]
+    return {"status": status, "findings": _finite(entries)}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,9 +14,9 @@ class Gpu:
     Attributes:
       name: as its driver says it.
       capability: (major, minor) compute capability.
-      processors: streaming multiprocessors.
-      lanes: float32 lanes of a multiprocessor.
-      threads: threads that a multiprocessor holds.
+      multiprocessors: streaming multiprocessors.
+      cuda_cores: of a multiprocessor.
+      threads: that a multiprocessor holds at once.
       shared_bytes: shared memory of a multiprocessor.
       cache_bytes: second-level cache.
       clock_ghz: boost clock.
@@ -30,8 +30,8 @@ class Gpu:
 
     name: str
     capability: tuple[int, int]
-    processors: int
-    lanes: int
+    multiprocessors: int
+    cuda_cores: int
     threads: int
     shared_bytes: int
     cache_bytes: int
@@ -55,8 +55,8 @@ class Gpu:
             "shared_memory_per_block_optin": self.shared_bytes - 2**10,
             "shared_memory_per_core": self.shared_bytes,
             "threads_per_core_limit": self.threads,
-            "core_count": self.processors,
-            "fpus_per_core": self.lanes,
+            "core_count": self.multiprocessors,
+            "fpus_per_core": self.cuda_cores,
             "block_dim_limit_x": 2**31 - 1,
             "block_dim_limit_y": 2**16 - 1,
             "block_dim_limit_z": 2**16 - 1,
@@ -89,8 +89,8 @@ class Gpu:
 
 
 _KIB, _MIB, _GIB = 2**10, 2**20, 2**30
-# Rows: name; capability, processors, lanes, threads, shared memory; cache, clock, memory, its rate,
-# messages; bfloat16, TF32, float32.
+# Rows: name; capability, multiprocessors, CUDA cores, threads, shared memory; cache, clock, memory,
+# its rate, messages; bfloat16, TF32, float32.
 GPUS = {
     "a100": Gpu(
         "NVIDIA A100-SXM4-80GB",

@@ -120,17 +120,19 @@ def product_precisions(hlo: str) -> list[tuple[str, str]]:
     """Returns (name of the operation in the source, precision) of all products of a program.
 
     They are dots and convolutions, or calls of cuBLAS and cuDNN on a GPU. The precision is
-    "default", "high" or "highest", the less precise of both operands.
+    "default", "high" or "highest", the less precise of both operands. (A call also lists a bias or
+    a sum that is fused into it, which are no operands of the product.)
     """
-    found = []
+    precisions = []
     for line in hlo.splitlines():
         if not re.search(r" (dot|convolution)\(|__cublas\$|__cudnn\$", line):
             continue
         match = re.search(r"operand_precision={([\w,]+)}|\"operand_precision\":\[([^\]]*)", line)
         names = re.findall(r"\w+", (match[1] or match[2]).lower()) if match else ["default"]
         name = re.search(r'op_name="([^"]*)"', line)
-        found.append((name[1] if name else "", min(names, key=_PRECISIONS.index)))
-    return found
+        least = min(names[:2], key=_PRECISIONS.index)
+        precisions.append((name[1] if name else "", least))
+    return precisions
 
 
 def moved_bytes(hlo: str) -> int:
@@ -147,7 +149,8 @@ def moved_bytes(hlo: str) -> int:
         name, shape, kind, operands = match.groups()
         arrays = re.findall(r"(\w+)\[([\d,]*)\]", shape)
         sizes[name] = sum(shape_bytes(dtype, dimensions) for dtype, dimensions in arrays)
-        if kind not in _WITHOUT_WORK:
+        # What an operation that was started gives when it is done is counted at its start.
+        if kind not in _WITHOUT_WORK and not kind.endswith("-done"):
             read = {operand for operand in re.findall(r"%?[\w.-]+", operands) if operand in sizes}
             total += sizes[name] + sum(sizes[operand] for operand in read)
     return total

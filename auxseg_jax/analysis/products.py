@@ -86,7 +86,6 @@ def _convolution_terms(attributes: Any, left: list[int], right: list[int]) -> fl
     layout = re.search(r"x\[(.*?)\]", str(attributes["dimension_numbers"]))[1].split(", ")
     terms = math.prod(size for size, name in zip(right, layout, strict=True) if name != "o")
     if "lhs_dilation" in attributes:
-        spread = re.search(r"<i64: ([\d, ]+)>|i64: ([\d, ]+)", str(attributes["lhs_dilation"]))
-        numbers = (spread[1] or spread[2]).split(",") if spread else ["1"]
-        terms /= math.prod(int(n) for n in numbers)
+        dilation = re.search(r"i64: ([\d, ]+)", str(attributes["lhs_dilation"]))[1]
+        terms /= math.prod(int(n) for n in dilation.split(","))
     return terms

@@ -17,7 +17,7 @@ from auxseg_jax.inference import passes
 from auxseg_jax.runs import build
 from auxseg_jax.training import step
 
-PROGRAMS = ("train", "cam", "update", "predict", "post")
+PROGRAMS = ("train", "cam", "classifier_cam", "update", "predict", "post")
 _PHOTO = (375, 500)  # Most photos of VOC have this height and width.
 
 
@@ -38,10 +38,18 @@ def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> M
 
 
 class Programs:
-    """Lowers each program of a run, by name."""
+    """Lowers each program of a run, by name.
 
-    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh):
+    Args:
+      config: the config of the run.
+      mesh: its devices.
+      platform: lower for "cuda" or "tpu" instead of the platform of the mesh. It cannot be compiled
+        then, but read.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, platform: str | None = None):
         self._config, self._mesh = config, mesh
+        self._platforms = (platform,) if platform else None
         self._classes = sources.num_classes(**config.data)
         self._network = build.network(config, self._classes)
         self._params = build.abstract_params(config, self._network)
@@ -62,12 +70,19 @@ class Programs:
             **{plane.name: ((count, crop, crop), plane.dtype) for plane in LEARNED},
         }
         state = step.abstract_state(self._params, transform, mesh)
-        return train_step.lower(state, _abstract(batch, mesh))
+        traced = train_step.trace(state, _abstract(batch, mesh))
+        return traced.lower(lowering_platforms=self._platforms)
 
     def cam(self) -> jax.stages.Lowered:
         """Lowers the initial labels."""
         function = build.initial_labels(self._config, self._network)
         return self._over_photos(function, build.classifier_part(self._params))
+
+    def classifier_cam(self) -> jax.stages.Lowered:
+        """Lowers the classifier's CAMs that label updates use."""
+        function = build.classifier_cam(self._config, self._network)
+        params = build.classifier_part(self._params)
+        return self._over_photos(function, params, keys=("image", "inside", "labels"))
 
     def update(self) -> jax.stages.Lowered:
         """Lowers the label update."""
@@ -117,7 +132,8 @@ class Programs:
         params = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params
         )
-        return passes.jit(function, self._host).lower(params, _abstract(batch, self._host))
+        traced = passes.jit(function, self._host).trace(params, _abstract(batch, self._host))
+        return traced.lower(lowering_platforms=self._platforms)
 
 
 def _abstract(

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import os
 import statistics
 import tempfile
 import time
@@ -32,7 +31,7 @@ REAL_STEPS = ("resnet38", "efficientnet_lite0")
 _STEPS = 8
 _PHOTO = (375, 500)
 _PHOTOS = 48
-_BATCHES = 20
+_BATCHES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +159,11 @@ def time_loader(folder: epath.Path) -> dict[str, float]:
     source = build.train_source(config, "stages", photos, labels, mesh, seed=0)
     reading = build.read_options(config)
     stream = loader.train_batches(source, reading, start=0)
-    seconds = timing.time_batches(stream, reading.prefetch, _BATCHES)
+    batches = _BATCHES * reading.active_threads  # Enough work for all threads.
+    seconds = timing.time_batches(stream, reading.waiting, batches)
     stream.close()
-    reader = build.photo_reader(config, photos, data.sizes(data.train_split), devices=1)
+    photos, sizes = (x * reading.active_threads for x in (photos, data.sizes(data.train_split)))
+    reader = build.photo_reader(config, photos, sizes, devices=1)
     for _ in itertools.islice(reader, 1):
         pass
     started = time.perf_counter()
@@ -171,7 +172,7 @@ def time_loader(folder: epath.Path) -> dict[str, float]:
     return {
         "crops_per_second": round(len(source.rows) / seconds, 1),
         "photos_per_second": round(count / reading_seconds, 1),
-        "threads": reading.threads or len(os.sched_getaffinity(0)),
+        "threads": reading.active_threads,
     }
 
 

@@ -120,7 +120,8 @@ def _find_gpus(topology: str) -> list[jax.Device]:
     machines, _, count = shape.rpartition("x")
     if (plugin := cuda_plugin()) is None:
         raise UserError(
-            f"compiling for a GPU needs JAX's CUDA plugin: pip install {' '.join(_wheels())}"
+            "compiling for a GPU needs JAX's CUDA plugin: pip install --no-deps --target DIR "
+            f"{' '.join(_wheels())}, and PYTHONPATH=DIR (docs/accelerators.md)"
         )
     try:
         description = topologies.get_topology_desc(

@@ -104,7 +104,7 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
         write_stand_in_labels(photos, epath.Path(folder))
         source = build.train_source(config, "stages", photos, folder, mesh, config.seed)
         stream = loader.train_batches(source, build.read_options(config), start=0)
-        loading = time_batches(stream, config.loader.prefetch, _BATCHES)
+        loading = time_batches(stream, build.read_options(config).waiting, _BATCHES)
         batch = mesh_lib.put_batch(next(stream), mesh)
         stream.close()  # Its threads read ahead, from the folder that is about to go.
     seconds = []

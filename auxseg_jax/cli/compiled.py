@@ -5,7 +5,7 @@ import argparse
 from auxseg_jax.cli import options
 
 # The same words as in `analysis.compiled`, which takes seconds to import.
-PROGRAMS = ["train", "cam", "update", "predict", "post"]
+PROGRAMS = ["train", "cam", "classifier_cam", "update", "predict", "post"]
 EFFORTS = ["fast", "full"]
 
 DESCRIPTION = """Compiles the programs of a config for devices that are not here, and says what a

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> None:
             stdout.print(f"      {finding.advice}", markup=False)
         findings.append(finding)
         if arguments.output:  # Written each time, so that a run that is cut off leaves what it has.
-            storage.write_json(arguments.output, findings_lib.to_json(findings))
+            storage.write_json(arguments.output, findings_lib.to_json(findings, False))
+    if arguments.output:
+        storage.write_json(arguments.output, findings_lib.to_json(findings, True))
     stdout.print(findings_lib.end_of(findings), markup=False)
     if findings_lib.has_failed(findings):
         options.end("see above what to do", 1)

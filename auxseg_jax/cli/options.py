@@ -28,7 +28,7 @@ def load_config(arguments: argparse.Namespace) -> "ml_collections.ConfigDict":
     from absl import flags
     from ml_collections import config_flags
 
-    from auxseg_jax.config import loading
+    from auxseg_jax.config import declared, loading
     from auxseg_jax.errors import UserError
 
     config = loading.load_config(arguments.config)
@@ -39,7 +39,9 @@ def load_config(arguments: argparse.Namespace) -> "ml_collections.ConfigDict":
         unknown = values(argv)[1:]
     except (AttributeError, KeyError) as error:
         message = " ".join(str(error.args[0]).split()).strip("\"'")
-        raise UserError(f"the config has no such field: {message}") from error
+        renamed = [new for old, new in declared.RENAMED.items() if old in " ".join(argv)]
+        advice = f"; it is {renamed[0]} now" if renamed else ""
+        raise UserError(f"the config has no such field: {message}{advice}") from error
     except flags.Error as error:
         raise UserError(str(error)) from error
     except (ValueError, TypeError, IndexError) as error:  # ml_collections raises all of them.

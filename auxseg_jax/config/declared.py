@@ -10,6 +10,9 @@ from auxseg_jax.configs.fields import DATA_FIELDS, SECTIONS
 from auxseg_jax.errors import UserError
 from auxseg_jax.models import backbones
 
+RENAMED = {"model.dtype": "model.precision (float32 is tensorfloat32 there)"}
+"""{field of an older version: its name now}."""
+
 _BACKBONE_NAME = Field("", "Which backbone; see the table below.")
 
 

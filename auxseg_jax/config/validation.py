@@ -52,7 +52,9 @@ def _check_names(section: str, names: set[str], known: Mapping[str, Field]) -> N
     else:
         existing = ", ".join(sorted(known))
         for name in sorted(names - set(known)):
-            fault(f"{section}.{name}: there is no such field; there are {existing}")
+            renamed = declared.RENAMED.get(f"{section}.{name}")
+            advice = f"it is {renamed} now" if renamed else f"there are {existing}"
+            fault(f"{section}.{name}: there is no such field; {advice}")
     for name in sorted(set(known) - names):
         fault(f"{_dotted(section, name)}: missing")
 

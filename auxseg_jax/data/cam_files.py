@@ -5,7 +5,9 @@ import io
 import numpy as np
 from etils import epath
 
+from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
+from auxseg_jax.files.terminal import first_line
 
 
 def write(folder: epath.PathLike, name: str, arrays: dict[str, np.ndarray]) -> None:
@@ -22,6 +24,14 @@ def write(folder: epath.PathLike, name: str, arrays: dict[str, np.ndarray]) -> N
 
 
 def read(folder: epath.PathLike, name: str) -> np.ndarray:
-    """Reads one photo's CAM, float32 [h, w, K] of its K classes in order."""
-    data = (epath.Path(folder) / f"{name}.npy").read_bytes()
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    """Reads one photo's CAM, float32 [h, w, K] of its K classes in order.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = epath.Path(folder) / f"{name}.npy"
+    try:
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        advice = "delete its folder, and the same command makes it again"
+        raise UserError(f"{path} cannot be read ({first_line(error)}); {advice}") from error

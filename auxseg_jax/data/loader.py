@@ -7,8 +7,9 @@ Training batch of augmented crops (numpy; B this host's photos, S the crop):
 
 Batch of whole photos in buckets (H, W of the bucket; photos lie at the top left):
   image uint8 [B, H, W, 3] RGB (0 where padded), inside bool [B, H, W] (photo, not padding), labels
-  float32 [B, C], and every plane that the data set brings: saliency float32 [B, H, W] in 0..1. Rows
-  past the batch's ids repeat its last photo.
+  float32 [B, C], and every plane that the data set brings: saliency float32 [B, H, W] in 0..1. With
+  kept CAMs also classifier_cam float32 [B, h, w, C] on the feature grid, 0 for classes that the
+  photo does not have. Rows past the batch's ids repeat its last photo.
 """
 
 import dataclasses
@@ -73,16 +74,25 @@ class ReadOptions:
 
     Attributes:
       threads: threads that decode and augment; 0: one for each CPU core of this process.
-      prefetch: examples or batches that wait.
+      prefetch: examples or batches that wait, but at least one a thread.
     """
 
     threads: int
     prefetch: int
 
+    @property
+    def active_threads(self) -> int:
+        """Number of threads, above 0."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+    @property
+    def waiting(self) -> int:
+        """Number of elements that wait: Grain has no more threads at work than that."""
+        return max(self.prefetch, self.active_threads)
+
     def iterate(self, data: grain.MapDataset) -> Iterator:
         """Returns an iterator over `data`."""
-        threads = self.threads or len(os.sched_getaffinity(0))
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=self.prefetch)
+        options = grain.ReadOptions(self.active_threads, self.waiting)
         return iter(data.to_iter_dataset(options))
 
 
@@ -218,9 +228,13 @@ class PhotoReader:
         """Number of photos that this reader reads."""
         return sum(len(indices) for _, _, indices in self._plan)
 
-    def one_of_each_size(self) -> list[PhotoBatch]:
-        """Reads one batch of each shape that there is."""
-        return [self._read(planned) for planned in {p[:2]: p for p in self._plan}.values()]
+    def blank_batches(self) -> list[dict[str, np.ndarray]]:
+        """Returns the arrays of one batch of each shape that there is, with nothing in them."""
+        planned = {(bucket, count): indices[0] for bucket, count, indices in self._plan}
+        return [
+            self._blank(bucket, count, self._source[index])
+            for (bucket, count), index in planned.items()
+        ]
 
     def __iter__(self) -> Iterator[PhotoBatch]:
         return self._reading.iterate(grain.MapDataset.source(self._plan).map(self._read))
@@ -228,15 +242,8 @@ class PhotoReader:
     def _read(self, planned: tuple[tuple[int, int], int, list[int]]) -> PhotoBatch:
         bucket, count, indices = planned
         raws = [self._source[index] for index in indices]
+        arrays = self._blank(bucket, count, raws[0])
         planes = [plane for plane in GIVEN if plane.name in raws[0]]
-        arrays = {
-            "image": np.zeros((count, *bucket, 3), np.uint8),
-            "inside": np.zeros((count, *bucket), bool),
-        }
-        if "labels" in raws[0]:
-            arrays["labels"] = np.zeros((count, *raws[0]["labels"].shape), np.float32)
-        for plane in planes:
-            arrays[plane.name] = np.zeros((count, *plane.batch_shape(*bucket)), plane.dtype)
         for row, raw in enumerate(raws):
             image = features.decode_image(raw["image"])
             height, width = image.shape[:2]
@@ -249,14 +256,25 @@ class PhotoReader:
                 arrays[plane.name][row, ..., :height, :width] = values
         ids = [raw["id"].decode() for raw in raws]
         if self._cams:
-            arrays["classifier_cam"] = self._read_cams(ids, arrays["labels"])
+            for row, name in enumerate(ids):
+                present = arrays["labels"][row] > 0
+                arrays["classifier_cam"][row][..., present] = self._cams(name)
         for array in arrays.values():
             array[len(raws) :] = array[len(raws) - 1]
         return PhotoBatch(arrays, ids, [self._sizes[index] for index in indices])
 
-    def _read_cams(self, ids: Sequence[str], labels: np.ndarray) -> np.ndarray:
-        cams = [self._cams(name) for name in ids]
-        batch = np.zeros((len(labels), *cams[0].shape[:2], labels.shape[1]), np.float32)
-        for row, cam in enumerate(cams):
-            batch[row][..., labels[row] > 0] = cam
-        return batch
+    def _blank(self, bucket: tuple[int, int], count: int, raw: dict) -> dict[str, np.ndarray]:
+        """Returns the arrays of a batch of `count` photos like `raw`, all 0."""
+        arrays = {
+            "image": np.zeros((count, *bucket, 3), np.uint8),
+            "inside": np.zeros((count, *bucket), bool),
+        }
+        if "labels" in raw:
+            arrays["labels"] = np.zeros((count, *raw["labels"].shape), np.float32)
+        for plane in (plane for plane in GIVEN if plane.name in raw):
+            arrays[plane.name] = np.zeros((count, *plane.batch_shape(*bucket)), plane.dtype)
+        if self._cams:
+            cells = self._cams(raw["id"].decode()).shape[:2]
+            shape = count, *cells, len(raw["labels"])
+            arrays["classifier_cam"] = np.zeros(shape, np.float32)
+        return arrays

@@ -35,9 +35,9 @@ class PhotoFunction:
         self._mesh = mesh
         self._programs: dict[tuple, Callable] = {}
 
-    def lower(self, params: dict, batch: dict) -> jax.stages.Lowered:
-        """Lowers it for parameters and a batch, arrays or shapes."""
-        return self._jitted.lower(params, batch)
+    def trace(self, params: dict, batch: dict) -> jax.stages.Traced:
+        """Traces it for parameters and a batch, arrays or shapes."""
+        return self._jitted.trace(params, batch)
 
     def compile_for(self, params: dict, batches: Sequence[dict[str, np.ndarray]]) -> int:
         """Compiles it for batches of these shapes, side by side; returns how many were new.
@@ -78,7 +78,7 @@ def jit(function: Callable, mesh: Mesh) -> PhotoFunction:
 
 def run(
     name: str,
-    function: Callable[[dict, dict], dict[str, Array]],
+    function: PhotoFunction,
     params: dict,
     reader: PhotoReader,
     write: Write,
@@ -100,9 +100,9 @@ def run(
     """
     params = mesh_lib.to_local(params, mesh)
     started = time.monotonic()
-    if new := function.compile_for(params, [batch.arrays for batch in reader.one_of_each_size()]):
+    if new := function.compile_for(params, reader.blank_batches()):
         seconds = time.monotonic() - started
-        say(f"{name}: compiled for {new} size(s) of photos in {seconds:.0f} s")
+        say(f"{name}: compiled for {new} shape(s) of batches in {seconds:.0f} s")
     with (
         progress(name, reader.num_photos, unit="photo") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
+from auxseg_jax.models import precision
 from auxseg_jax.models.backbone import Attention
 from auxseg_jax.models.fusion import MAPS_ALIVE_EACH, FusionWeights, fuse
 from auxseg_jax.models.layers import uniform_init
@@ -97,10 +98,11 @@ class Pairwise(flax.struct.PyTreeNode):
         # Beyond its edge the plane is 0 to the convolution.
         in_bounds = ((index >= 0) & (index < positions))[:, None]
         index = index.clip(0, positions - 1)
-        maps = [
-            jnp.where(in_bounds, _attend(query[:, index], key, self.inside), 0)
-            for query, key in zip(self.queries, self.keys, strict=True)
-        ]
+        with precision.exact():  # They may be made after the network has run.
+            maps = [
+                jnp.where(in_bounds, _attend(query[:, index], key, self.inside), 0)
+                for query, key in zip(self.queries, self.keys, strict=True)
+            ]
         rows = _combine_maps(maps, self.fusion, halo=True)
         return _scale_rows(rows) if self.normalized else rows
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
-from auxseg_jax.models.layers import conv_apart, uniform_init, zero_outside
+from auxseg_jax.models.layers import uniform_init, zero_outside
 
 
 class TaskBranch(nn.Module):
@@ -48,5 +48,4 @@ class TaskHead(nn.Module):
 
 def _conv3x3(inputs: int, features: int, rate: int, name: str) -> nn.Conv:
     init = {**uniform_init(9 * inputs), "kernel_init": nn.initializers.xavier_uniform()}
-    shape = {"features": features, "kernel_size": (3, 3), "kernel_dilation": rate, "padding": rate}
-    return nn.Conv(**shape, **init, conv_general_dilated=conv_apart, name=name)
+    return nn.Conv(features, (3, 3), kernel_dilation=rate, padding=rate, **init, name=name)

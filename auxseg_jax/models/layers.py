@@ -1,7 +1,6 @@
 """Layers that models share: convolutions, frozen batch normalisation, initialisation, resizing."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -75,15 +74,6 @@ def strides_or_dilations(
         reached *= stride
         plan.append((stride, first, dilation))
     return plan
-
-
-def conv_apart(*args: Any, **kwargs: Any) -> Array:
-    """Calls `lax.conv_general_dilated` for `nn.Conv`, kept apart from the bias that is added.
-
-    XLA:GPU fuses a convolution with bias and relu, and then forgets its precision: it would be TF32
-    where float32 was asked for (jax 0.10.2 to 0.12.0).
-    """
-    return lax.optimization_barrier(lax.conv_general_dilated(*args, **kwargs))
 
 
 class FrozenBatchNorm(nn.Module):

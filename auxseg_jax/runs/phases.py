@@ -11,7 +11,7 @@ from auxseg_jax.evaluation import scores
 from auxseg_jax.report.results import Results
 from auxseg_jax.runs import work
 from auxseg_jax.runs.phase import Phase
-from auxseg_jax.runs.workdir import CAM, CLASSIFIER, stage_name
+from auxseg_jax.runs.workdir import CAM, CLASSIFIER, CLASSIFIER_CAM, stage_name
 
 TRAIN, VAL = "train", "val"
 
@@ -48,11 +48,11 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
                 report=Results.set_cam_sweep,
             )
         )
-    sources = {"classifier": CLASSIFIER}
+    sources = {}
     if weak and config.label_update.classifier_weight:
-        kept = f"{CAM}/classifier"
-        phases.append(Phase(kept, work.keep_classifier_cams, sources, ("<id>.npy",)))
-        sources = {"cams": kept}
+        needs, writes = {"weights": CLASSIFIER}, ("<id>.npy",)
+        phases.append(Phase(CLASSIFIER_CAM, work.keep_classifier_cams, needs, writes))
+        sources = {"cams": CLASSIFIER_CAM}
     for index in range(config.stages.count):
         name = stage_name(index)
         before = {"weights": stage_name(index - 1) if index else CLASSIFIER}

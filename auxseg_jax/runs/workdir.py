@@ -5,7 +5,7 @@ config.json, manifest.json, metrics.jsonl, tensorboard/, results.json
 classifier/{checkpoints,params}
 cam/pseudo/<plane>/<id>.png            initial pseudo labels (see `data.pseudo_labels`), of stage 0
 cam/pseudo/{cam_class,cam_score}/<id>.png   the CAMs they were made from: largest class, its score
-cam/classifier/<id>.npy                the classifier's CAMs on the feature grid, for the updates
+classifier_cam/<id>.npy                the classifier's CAMs on the feature grid, for the updates
 stage_00/{checkpoints,params}
 stage_00/val/<id>.png, val/saliency/<id>.png   segmentation and saliency of the validation split
 stage_00/post/<id>.png                 the segmentation, post-processed
@@ -32,7 +32,7 @@ from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
 from auxseg_jax.report import manifest as manifest_lib
 
-CLASSIFIER, CAM = "classifier", "cam"
+CLASSIFIER, CAM, CLASSIFIER_CAM = "classifier", "cam", "classifier_cam"
 _DONE = "DONE.json"
 _ABSENT = object()
 _UNFINISHED = r"\.(config|manifest)\.json\..*"  # What a kill leaves of a file.
