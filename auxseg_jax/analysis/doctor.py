@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from auxseg_jax.configs import common
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files import storage
-from auxseg_jax.files.terminal import first_line
+from auxseg_jax.files.terminal import console, first_line
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.models.affinity import Pairwise
 from auxseg_jax.models.precision import PRECISIONS
@@ -47,40 +47,58 @@ _LEAST_FREE_BYTES = 5 * 2**30
 def examine(
     folder: epath.PathLike, full: bool = False, only: Collection[str] = ()
 ) -> Iterator[Finding]:
-    """Yields findings as they come.
+    """Yields findings as they come; without any device that is the last.
 
     Args:
       folder: where checkpoints will be written; it is created, and what is written is removed.
       full: also times the real networks, the CRF on a photo of usual size, and a whole run.
       only: names of examinations; the others are left out. Empty: all.
     """
-    examinations: dict[str, Callable[[], Finding]] = {
-        "versions": _versions,
-        "devices": _devices,
+    examinations = {"versions": _versions, "devices": _devices}
+    for finding in _run(examinations, folder, only):
+        yield finding
+        if finding.name == "devices" and finding.figures == {}:
+            return
+    # On a CPU, products of float32 are float32 however they are asked for.
+    is_cpu = jax.default_backend() == "cpu"
+    precisions = [p for p in PRECISIONS if not (is_cpu and p == "tensorfloat32")]
+    examinations = {
         "memory": _memory,
-        **{f"network, {p}": functools.partial(_network, p) for p in PRECISIONS},
+        **{f"network {p}": functools.partial(_network, p) for p in precisions},
         "random walk": _random_walk,
         "dense CRF": _crf,
-        **{f"train step, {p}": functools.partial(_train_step, p) for p in PRECISIONS},
+        **{
+            f"train step {p}": functools.partial(_train_step, speed.time_small_step, p)
+            for p in precisions
+        },
         "loader": _loader,
         "checkpoint": functools.partial(_checkpoint, epath.Path(folder).expanduser()),
     }
     if full:
         examinations |= {
             **{
-                f"{name}, {p}": functools.partial(_real_step, name, p)
+                f"{name} {p}": functools.partial(_train_step, speed.time_real_step, name, p)
                 for name in speed.REAL_STEPS
-                for p in PRECISIONS
+                for p in precisions
             },
-            "dense CRF, 500x375": _crf_times,
+            "dense CRF of 500x375": _crf_times,
             "whole run": _whole_run,
         }
+    yield from _run(examinations, folder, only)
+
+
+def _run(
+    examinations: Mapping[str, Callable[[], Finding]],
+    folder: epath.PathLike,
+    only: Collection[str],
+) -> Iterator[Finding]:
     for name, work in examinations.items():
         if only and name not in only:
             continue
         started = time.monotonic()
         try:
-            finding = work()
+            with console.status(f"examining: {name}"):  # Seen on a terminal.
+                finding = work()
         except Exception as error:  # The others are examined all the same.
             text = f"{type(error).__name__}: {first_line(error)}"
             finding = Finding(name, FAIL, text, _advice(error, folder))
@@ -113,16 +131,24 @@ def _versions() -> Finding:
 
 
 def _devices() -> Finding:
-    devices = jax.devices()
-    kinds = sorted({f"{d.platform} {d.device_kind}" for d in devices})
-    figures = {"count": len(devices), "kinds": kinds, "cores": os.cpu_count()}
-    text = f"{len(devices)} x {', '.join(kinds)}; {os.cpu_count()} CPU cores"
+    install = "pip install 'auxseg_jax[cuda13]' (driver 580 or newer), [cuda12] or [tpu]"
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX raises either.
+        platforms = os.environ.get("JAX_PLATFORMS")
+        text = f"JAX finds no device (JAX_PLATFORMS={platforms}) {first_line(error)}"
+        return Finding("", FAIL, text, f"unset JAX_PLATFORMS, or {install}")
+    kinds = sorted({d.device_kind for d in devices})
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    figures = {"count": len(devices), "kinds": kinds, "cores": cores, "load": load}
+    text = f"{len(devices)} x {', '.join(kinds)}; {cores} CPU cores, load {load:.1f}"
     if devices[0].platform == "cpu" and os.path.exists("/dev/nvidiactl"):
-        advice = (
-            "this machine has an NVIDIA GPU that JAX does not use: pip install 'auxseg_jax[cuda13]'"
-            " (driver 580 or newer) or [cuda12], and unset JAX_PLATFORMS"
-        )
+        advice = f"JAX does not use this machine's NVIDIA GPU: {install}; unset JAX_PLATFORMS"
         return Finding("", FAIL, text, advice, figures)
+    if load > cores:
+        return Finding("", NOTE, text, "other programs run: speeds will look low", figures)
+    if devices[0].platform == "cpu":
+        return Finding("", NOTE, text, f"no GPU or TPU; if there should be one: {install}", figures)
     return Finding("", PASS, text, figures=figures)
 
 
@@ -140,14 +166,14 @@ def _memory() -> Finding:
 def _network(precision: str) -> Finding:
     """Compares the authors' recorded outputs with ours, on this device."""
     errors, limits = official.worst_errors(precision), _LIMITS[precision]
-    text = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
-    text = f"largest differences from the authors' outputs: {text}"
+    text = ", ".join(f"{name} {errors[name]:.1e} (<{limits[name]:.0e})" for name in limits)
+    text = f"differences from the authors' outputs: {text}"
     if all(errors[name] <= limit for name, limit in limits.items()):
         return Finding("", PASS, text, figures=errors)
     override = os.environ.get("NVIDIA_TF32_OVERRIDE")
-    advice = f"expected at most {', '.join(f'{n} {limit:.0e}' for n, limit in limits.items())}"
+    advice = "another jax may compute right; please report it, with the JSON of --output"
     if override not in (None, "0"):
-        advice += f"; unset NVIDIA_TF32_OVERRIDE={override}"
+        advice = f"unset NVIDIA_TF32_OVERRIDE={override}"
     return Finding("", FAIL, text, advice, errors)
 
 
@@ -195,20 +221,15 @@ def _crf() -> Finding:
     return finding
 
 
-def _train_step(precision: str) -> Finding:
-    return _step_finding(speed.time_small_step(precision))
-
-
-def _real_step(name: str, precision: str) -> Finding:
-    return _step_finding(speed.time_real_step(name, precision))
-
-
-def _step_finding(times: speed.StepTimes) -> Finding:
+def _train_step(measure: Callable[..., speed.StepTimes], *arguments: str) -> Finding:
+    """Times a train step: the small one, or that of a real backbone."""
+    times = measure(*arguments)
     figures = dataclasses.asdict(times)
     text = (
-        f"{1000 * times.seconds:.1f} ms, {times.crops_per_second:.0f} crops/s of {times.crop} "
-        f"pixels, {times.flops / times.seconds / 1e12:.2f} TFLOP/s: {100 * times.share:.0f}% of a "
-        f"large matrix product here; compiled in {times.compile_seconds:.0f} s"
+        f"{1000 * times.seconds:.3g} ms ({1000 * times.fastest:.3g} to "
+        f"{1000 * times.slowest:.3g}) for {times.batch_size} crops of {times.crop} pixels, "
+        f"{times.flops / times.seconds / 1e12:.2g} TFLOP/s, {100 * times.share:.0f}% of what one "
+        f"large matrix product reaches here; compiled in {times.compile_seconds:.0f} s"
     )
     if not times.is_finite:
         return Finding("", FAIL, text, "the loss is not finite", figures)

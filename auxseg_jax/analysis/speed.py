@@ -42,6 +42,8 @@ class StepTimes:
       crop: side of a crop, pixels.
       batch_size: crops.
       seconds: median of 8 steps.
+      fastest: the fastest of them, seconds.
+      slowest: the slowest of them, seconds.
       crops_per_second: of all devices.
       compile_seconds: tracing and compilation.
       flops: arithmetic of its products, on one device.
@@ -53,6 +55,8 @@ class StepTimes:
     crop: int
     batch_size: int
     seconds: float
+    fastest: float
+    slowest: float
     crops_per_second: float
     compile_seconds: float
     flops: float
@@ -117,6 +121,8 @@ def _time_step(config: ml_collections.ConfigDict, precision: str, photos: int) -
         crop=crop,
         batch_size=count,
         seconds=stepping,
+        fastest=min(seconds[1:]),
+        slowest=max(seconds[1:]),
         crops_per_second=count / stepping,
         compile_seconds=compiling,
         flops=flops,

@@ -2,11 +2,12 @@
 
 import argparse
 
-DESCRIPTION = """Examines this machine, in one to two minutes: versions, devices and memory; whether
-the authors' network gives their recorded numbers here, and random walk and CRF those of numpy; the
-speed of a train step in each precision, of the loader, and of a checkpoint. It says PASS, or what
-is wrong and what to do. With --full it also times ResNet38, EfficientNet-Lite0, the CRF on a photo
-of usual size, and a whole run of --config=demo: some minutes on a GPU, up to an hour on a CPU."""
+DESCRIPTION = """Examines this machine, in two minutes if nothing else runs: versions, devices and
+memory; whether the authors' network gives their recorded numbers here, and random walk and CRF
+those of numpy; the speed of a train step in each precision, of the loader, and of a checkpoint. It
+says PASS, or what is wrong and what to do. With --full it also times ResNet38, EfficientNet-Lite0,
+the CRF on a photo of usual size, and a whole run of --config=demo: some minutes on a GPU, up to an
+hour on a CPU."""
 EXAMPLE = "auxseg doctor --workdir=workdirs --output=doctor.json"
 
 
@@ -16,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workdir",
         default=".",
         metavar="DIR",
-        help="folder where runs will write; a checkpoint is written there, read and removed",
+        help="folder where runs will write, by default this one; a checkpoint is written there, "
+        "read and removed",
     )
     parser.add_argument("--full", action="store_true", help="time real networks and a whole run")
     parser.add_argument("--output", metavar="FILE", help="write all figures there, as JSON")
@@ -43,4 +45,4 @@ def run(arguments: argparse.Namespace) -> None:
         storage.write_json(arguments.output, findings_lib.to_json(findings, True))
     stdout.print(findings_lib.end_of(findings), markup=False)
     if findings_lib.has_failed(findings):
-        options.end("see above what to do", 1)
+        options.end("each line above says what to do", 1)
