@@ -114,6 +114,7 @@ def test_eight_devices_of_the_cpu(monkeypatch, capsys):
         ),
         ("cpu:x", {}, "cpu:N takes the number of devices"),
         ("cpu:8", {"effort": "much"}, "is not one of fast, full"),
+        ("cpu:8", {"programs": ()}, "--programs names none"),
         ("cpu:8", {"programs": ("dream",)}, "there is no program 'dream'"),
         ("cpu:6", {}, "classifier.batch_size: the batch size 8 is not a multiple of 6"),
     ],

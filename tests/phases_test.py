@@ -10,7 +10,7 @@ classifier            |                           | checkpoints, params |
 cam                   | classifier                | LABELS, pseudo/cam_class, pseudo/cam_score |
 cam/score             | cam                       | figures | train
 cam/sweep             | cam                       | figures | train
-classifier_cam        | classifier                | <id>.npy |
+classifier_cam        | classifier                | <id>.npy, options.json |
 stage_00              | classifier, cam           | checkpoints, params |
 stage_00/val          | stage_00                  | <id>.png, saliency |
 stage_00/score        | stage_00/val              | figures | val

@@ -383,6 +383,26 @@ def test_damaged_files_of_a_workdir_are_named(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_kept_cams_of_another_run_must_fit(finished, tmp_path):
+    workdir, _, config = finished
+    for name in ("classifier", "cam", "classifier_cam", "stage_00"):
+        shutil.copytree(workdir / name, tmp_path / "run" / name)
+    shutil.rmtree(tmp_path / "run/stage_00/pseudo")
+    other = config.copy_and_resolve_references()
+    other.label_update.scales = (0.5,)
+    with pytest.raises(UserError, match="its CAMs are of other views or another network"):
+        train(other, tmp_path / "run")
+    path = tmp_path / "run/classifier_cam/train_00001.npy"
+    np.save(path, np.load(path)[:1])
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / "run/tensorboard", ignore_errors=True)
+    (tmp_path / "run/metrics.jsonl").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"the kept CAM of train_00001 is \(1, "):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_workdir_of_an_older_version_goes_on(finished, tmp_path, capsys):
     """Fields that the older version did not know have their defaults; others were renamed."""
     workdir, results, config = finished

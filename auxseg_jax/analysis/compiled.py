@@ -126,6 +126,8 @@ def analyse(
     check(config)
     if effort not in EFFORTS:
         raise UserError(f"--effort={effort!r} is not one of {', '.join(EFFORTS)}")
+    if not programs:
+        raise UserError(f"--programs names none; there are {', '.join(PROGRAMS)}")
     if unknown := set(programs) - set(PROGRAMS):
         raise UserError(f"there is no program {min(unknown)!r}; there are {', '.join(PROGRAMS)}")
     devices, kind = targets.find_devices(topology)

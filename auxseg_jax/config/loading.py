@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from auxseg_jax import configs
+from auxseg_jax.config import declared
 from auxseg_jax.errors import UserError
 
 _NO_CONFIGS = ("common", "fields", "__init__")
@@ -92,7 +93,8 @@ def override(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> N
         for part in sections:
             target = target.get(part) if isinstance(target, ml_collections.ConfigDict) else None
         if not isinstance(target, ml_collections.ConfigDict) or field not in target:
-            raise UserError(f"the config has no such field: {key}")
+            advice = f"; it is {declared.RENAMED[key]} now" if key in declared.RENAMED else ""
+            raise UserError(f"the config has no such field: {key}{advice}")
         if isinstance(value, Mapping) and isinstance(target[field], ml_collections.ConfigDict):
             override(target[field], value)
             continue

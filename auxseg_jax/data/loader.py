@@ -25,6 +25,7 @@ from etils import epath
 from auxseg_jax.data import features, pseudo_labels, transforms
 from auxseg_jax.data.buckets import buckets, photos_a_batch
 from auxseg_jax.data.planes import GIVEN, PLANES
+from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 from auxseg_jax.grid import Grid
 
@@ -257,8 +258,7 @@ class PhotoReader:
         ids = [raw["id"].decode() for raw in raws]
         if self._cams:
             for row, name in enumerate(ids):
-                present = arrays["labels"][row] > 0
-                arrays["classifier_cam"][row][..., present] = self._cams(name)
+                self._place_cam(name, arrays["classifier_cam"][row], arrays["labels"][row])
         for array in arrays.values():
             array[len(raws) :] = array[len(raws) - 1]
         return PhotoBatch(arrays, ids, [self._sizes[index] for index in indices])
@@ -274,7 +274,18 @@ class PhotoReader:
         for plane in (plane for plane in GIVEN if plane.name in raw):
             arrays[plane.name] = np.zeros((count, *plane.batch_shape(*bucket)), plane.dtype)
         if self._cams:
-            cells = self._cams(raw["id"].decode()).shape[:2]
+            cells = (-(-n // self._options.grid.stride) for n in bucket)
             shape = count, *cells, len(raw["labels"])
             arrays["classifier_cam"] = np.zeros(shape, np.float32)
         return arrays
+
+    def _place_cam(self, name: str, target: np.ndarray, labels: np.ndarray) -> None:
+        """Puts the kept CAM of a photo into its row of a batch."""
+        cam, present = self._cams(name), labels > 0
+        expected = (*target.shape[:2], int(present.sum()))
+        if cam.shape != expected:
+            raise UserError(
+                f"the kept CAM of {name} is {cam.shape}, expected {expected}: it was made with "
+                "other sizes or labels; delete its folder, and the same command makes it again"
+            )
+        target[..., present] = cam

@@ -50,7 +50,7 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
         )
     sources = {}
     if weak and config.label_update.classifier_weight:
-        needs, writes = {"weights": CLASSIFIER}, ("<id>.npy",)
+        needs, writes = {"weights": CLASSIFIER}, ("<id>.npy", "options.json")
         phases.append(Phase(CLASSIFIER_CAM, work.keep_classifier_cams, needs, writes))
         sources = {"cams": CLASSIFIER_CAM}
     for index in range(config.stages.count):

@@ -2,20 +2,25 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from auxseg_jax.data import cam_files, loader, pseudo_labels
 from auxseg_jax.devices import hosts
+from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import metrics, score, scores
-from auxseg_jax.files import images
+from auxseg_jax.files import images, storage
 from auxseg_jax.inference import classification, output, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
+from auxseg_jax.report import manifest
 from auxseg_jax.runs import build
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.training import checkpoint, loop, step
+
+_CAM_OPTIONS = "options.json"
 
 
 def train_classifier(context: Context, phase: Phase) -> scores.ClassifierScore | None:
@@ -105,9 +110,29 @@ def make_initial_labels(context: Context, phase: Phase) -> None:
 
 def keep_classifier_cams(context: Context, phase: Phase) -> None:
     """Keeps the classifier's share of the CAMs that every label update uses."""
-    write = functools.partial(cam_files.write, context.workdir.folder(phase.name))
+    folder = context.workdir.folder(phase.name)
+    write = functools.partial(cam_files.write, folder)
+    hosts.by_first(lambda: storage.write_json(folder / _CAM_OPTIONS, _cam_options(context)))
     params, reader = context.classifier_params(), context.reader(context.data.train_split)
     passes.run("CAMs to keep", context.classifier_cam, params, reader, write, context.local)
+
+
+def _cam_options(context: Context) -> dict[str, Any]:
+    """Returns the fields on which kept CAMs depend."""
+    config = manifest.plain(context.config)
+    update = {name: config["label_update"][name] for name in ("scales", "flip")}
+    model = {name: config["model"][name] for name in ("backbone", "precision")}
+    return {"label_update": update, "model": model, "crop": config["augment"]["crop"]}
+
+
+def _check_cam_options(context: Context, folder: epath.Path) -> None:
+    """Raises UserError if CAMs were kept with other fields: by another run, and copied."""
+    path = folder / _CAM_OPTIONS
+    if storage.read_json(path) != _cam_options(context):
+        raise UserError(
+            f"{path} differs from this run's config, so its CAMs are of other views or another "
+            f"network; delete {folder}, and the same command makes them again"
+        )
 
 
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
@@ -125,7 +150,9 @@ def update_labels(context: Context, phase: Phase) -> None:
     write = functools.partial(pseudo_labels.write, context.workdir.labels(phase.name))
     cams = None
     if "cams" in phase.needs:
-        cams = functools.partial(cam_files.read, context.workdir.folder(phase.needs["cams"]))
+        folder = context.workdir.folder(phase.needs["cams"])
+        _check_cam_options(context, folder)
+        cams = functools.partial(cam_files.read, folder)
     reader = context.reader(context.data.train_split, cams)
     title, params = f"{stage} label update", context.stage_params(stage)
     passes.run(title, context.updated_labels, params, reader, write, context.local)
