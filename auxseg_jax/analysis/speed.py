@@ -109,12 +109,7 @@ def _time_step(config: ml_collections.ConfigDict, precision: str, photos: int) -
     lowered = train_step.lower(state, batch)
     compiled = lowered.compile()
     compiling = time.perf_counter() - started
-    seconds = []
-    for _ in range(_STEPS + 1):
-        started = time.perf_counter()
-        state, metrics = compiled(state, batch)
-        jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - started)
+    seconds, _, metrics = timing.time_steps(compiled, state, batch, _STEPS + 1)
     stepping = statistics.median(seconds[1:])
     flops = sum(product.flops for product in products.products(lowered, mesh.size))
     return StepTimes(

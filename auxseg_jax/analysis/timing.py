@@ -107,12 +107,7 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
         loading = time_batches(stream, build.read_options(config).waiting, _BATCHES)
         batch = mesh_lib.put_batch(next(stream), mesh)
         stream.close()  # Its threads read ahead, from the folder that is about to go.
-    seconds = []
-    for _ in range(_STEPS + 1):
-        started = time.perf_counter()
-        state, metrics = train_step(state, batch)
-        jax.block_until_ready(metrics)
-        seconds.append(time.perf_counter() - started)
+    seconds, state, _ = time_steps(train_step, state, batch, _STEPS + 1)
     stepping = statistics.median(seconds[1:])
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -125,6 +120,19 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
         compile_seconds=round(seconds[0] - stepping, 1),
         operations=operations,
     )
+
+
+def time_steps(
+    train_step: Callable, state: step.TrainState, batch: dict, count: int
+) -> tuple[list[float], step.TrainState, dict]:
+    """Returns the seconds of `count` steps, the state after them, and the last metrics."""
+    seconds = []
+    for _ in range(count):
+        started = time.perf_counter()
+        state, metrics = train_step(state, batch)
+        jax.block_until_ready(metrics)
+        seconds.append(time.perf_counter() - started)
+    return seconds, state, metrics
 
 
 def time_batches(stream: Iterator, waiting: int, count: int) -> float:
