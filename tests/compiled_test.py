@@ -173,15 +173,6 @@ ENTRY %main (x: f32[4,4]) -> f32[4,4] {
 """.replace(",\n    ", ", ")
 
 
-def test_precisions_of_compiled_products():
-    """A fused bias, the third operand, has no say."""
-    assert hlo.product_precisions(GPU_HLO) == [
-        ("a/dot", "high"),
-        ("b/conv", "highest"),
-        ("c/dot", "default"),
-    ]
-
-
 def test_moved_bytes():
     # fusion 64 + 64, start (64 + 32) + 64, call (64 + 16) + 64 + 64, product 64 + 64 + 64
     assert hlo.moved_bytes(GPU_HLO) == 128 + 160 + 208 + 192

@@ -54,7 +54,7 @@ def test_every_device_does_its_own_photos(rng, devices):
     mesh = mesh_lib.make_mesh(data=devices)
     passes.run(
         "test",
-        passes.jit(function, mesh),
+        passes.PhotoFunction(function, mesh),
         {"scale": np.float32(2)},
         reader,
         written.__setitem__,
@@ -75,7 +75,7 @@ def test_what_a_writer_raises_ends_the_pass(rng):
         raise OSError(f"no room for {key}")
 
     mesh = mesh_lib.make_mesh(data=1)
-    function = passes.jit(lambda params, batch: {"x": batch["saliency"] * params}, mesh)
+    function = passes.PhotoFunction(lambda params, batch: {"x": batch["saliency"] * params}, mesh)
     with pytest.raises(OSError, match="no room for photo_"):
         passes.run("test", function, np.float32(1), Photos(rng), write, mesh)
 
@@ -88,7 +88,7 @@ def test_every_size_is_compiled_once_and_ahead(rng):
         return {"x": batch["saliency"] * params}
 
     mesh = mesh_lib.make_mesh(data=1)
-    compiled = passes.jit(function, mesh)
+    compiled = passes.PhotoFunction(function, mesh)
     batches = [{"saliency": rng.random((1, side, 3)).astype(np.float32)} for side in (2, 4, 2)]
     assert compiled.compile_for(np.float32(2), batches) == 2
     assert compiled.compile_for(np.float32(2), batches) == 0

@@ -82,7 +82,9 @@ def test_a_plane_goes_from_its_folder_to_the_function_of_a_pass(folder, tmp_path
     from auxseg_jax.devices import mesh as mesh_lib
 
     mesh, seen = mesh_lib.make_mesh(data=1), {}
-    function = passes.jit(lambda params, arrays: {"depth": arrays["depth"] * params}, mesh)
+    function = passes.PhotoFunction(
+        lambda params, arrays: {"depth": arrays["depth"] * params}, mesh
+    )
     passes.run("test", function, np.float32(1), reader, seen.__setitem__, mesh)
     assert {key: value["depth"].shape for key, value in seen.items()} == {
         "a1": (20, 30),

@@ -9,9 +9,10 @@ import sys
 
 import jax
 import pytest
+from compiled_test import GPU_HLO
 from conftest import REPOSITORY
 
-from auxseg_jax.analysis import hlo, products, targets
+from auxseg_jax.analysis import products, targets
 from auxseg_jax.analysis.programs import PROGRAMS, Programs, make_mesh
 from auxseg_jax.configs import common, tiny
 from auxseg_jax.models.affinity import Pairwise
@@ -25,6 +26,8 @@ EXPECTED = {
     "tensorfloat32": ("f32", "high"),
     "bfloat16": ("bf16", "default"),
 }
+
+ORDER = ("default", "high", "highest")
 
 
 def programs(precision, devices):
@@ -86,6 +89,34 @@ def test_an_affinity_that_is_read_later_is_exact():
     assert {product.precision for product in found} == {"highest"}
 
 
+def product_precisions(hlo: str) -> list[tuple[str, str]]:
+    """Returns (name of the operation in the source, precision) of all products of a program.
+
+    They are dots and convolutions, or calls of cuBLAS and cuDNN on a GPU. The precision is
+    "default", "high" or "highest", the less precise of both operands. (A call also lists a bias or
+    a sum that is fused into it, which are no operands of the product.)
+    """
+    precisions = []
+    for line in hlo.splitlines():
+        if not re.search(r" (dot|convolution)\(|__cublas\$|__cudnn\$", line):
+            continue
+        match = re.search(r"operand_precision={([\w,]+)}|\"operand_precision\":\[([^\]]*)", line)
+        names = re.findall(r"\w+", (match[1] or match[2]).lower()) if match else ["default"]
+        name = re.search(r'op_name="([^"]*)"', line)
+        least = min(names[:2], key=ORDER.index)
+        precisions.append((name[1] if name else "", least))
+    return precisions
+
+
+def test_precisions_of_compiled_products():
+    """A fused bias, the third operand, has no say."""
+    assert product_precisions(GPU_HLO) == [
+        ("a/dot", "high"),
+        ("b/conv", "highest"),
+        ("c/dot", "default"),
+    ]
+
+
 TARGETS = {
     "h100:1": (targets.cuda_plugin, "JAX's CUDA plugin is not installed"),
     "v5e:1x1": (lambda: importlib.util.find_spec("libtpu"), "libtpu is not installed"),
@@ -119,7 +150,7 @@ def test_compilers_keep_the_precision(topology, precision):
 def main(topology, precision):
     devices, _ = targets.find_devices(topology)
     step = programs(precision, devices[:1]).train().compile()
-    print(json.dumps(hlo.product_precisions(step.as_text())))
+    print(json.dumps(product_precisions(step.as_text())))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ _COLLECTIVES = (
     "all-to-all",
     "collective-permute",
 )
-_PRECISIONS = ("default", "high", "highest")
 _WITHOUT_WORK = ("get-tuple-element", "parameter", "bitcast", "tuple", "constant")
 _BYTES = {
     **dict.fromkeys(("pred", "s8", "u8"), 1),
@@ -114,25 +113,6 @@ def largest_results(hlo: str, count: int = 5) -> list[Result]:
             shape = f"{dtype}[{dimensions}]{layout}"
             results.setdefault(shape, Result(size, shape, name[1] if name else ""))
     return sorted(results.values(), key=lambda result: -result.bytes)[:count]
-
-
-def product_precisions(hlo: str) -> list[tuple[str, str]]:
-    """Returns (name of the operation in the source, precision) of all products of a program.
-
-    They are dots and convolutions, or calls of cuBLAS and cuDNN on a GPU. The precision is
-    "default", "high" or "highest", the less precise of both operands. (A call also lists a bias or
-    a sum that is fused into it, which are no operands of the product.)
-    """
-    precisions = []
-    for line in hlo.splitlines():
-        if not re.search(r" (dot|convolution)\(|__cublas\$|__cudnn\$", line):
-            continue
-        match = re.search(r"operand_precision={([\w,]+)}|\"operand_precision\":\[([^\]]*)", line)
-        names = re.findall(r"\w+", (match[1] or match[2]).lower()) if match else ["default"]
-        name = re.search(r'op_name="([^"]*)"', line)
-        least = min(names[:2], key=_PRECISIONS.index)
-        precisions.append((name[1] if name else "", least))
-    return precisions
 
 
 def moved_bytes(hlo: str) -> int:

@@ -37,6 +37,16 @@ def make_mesh(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> M
     return mesh_lib.mesh_of(devices, data, fsdp, model)
 
 
+def train_batch(count: int, crop: int, classes: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Returns {name: (shape, dtype)} of a training batch of a stage, see `data.loader`."""
+    return {
+        "image": ((count, crop, crop, 3), np.uint8),
+        "window": ((count, 4), np.int32),
+        "labels": ((count, classes), np.float32),
+        **{plane.name: ((count, crop, crop), plane.dtype) for plane in LEARNED},
+    }
+
+
 class Programs:
     """Lowers each program of a run, by name.
 
@@ -62,13 +72,7 @@ class Programs:
         transform, train_step = build.train_step(
             config, self._network, self._params, mesh, steps=1000
         )
-        count, crop = config.stages.batch_size, config.augment.crop
-        batch = {
-            "image": ((count, crop, crop, 3), np.uint8),
-            "window": ((count, 4), np.int32),
-            "labels": ((count, self._classes), np.float32),
-            **{plane.name: ((count, crop, crop), plane.dtype) for plane in LEARNED},
-        }
+        batch = train_batch(config.stages.batch_size, config.augment.crop, self._classes)
         state = step.abstract_state(self._params, transform, mesh)
         traced = train_step.trace(state, _abstract(batch, mesh))
         return traced.lower(lowering_platforms=self._platforms)
@@ -132,7 +136,9 @@ class Programs:
         params = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), params
         )
-        traced = passes.jit(function, self._host).trace(params, _abstract(batch, self._host))
+        traced = passes.PhotoFunction(function, self._host).trace(
+            params, _abstract(batch, self._host)
+        )
         return traced.lower(lowering_platforms=self._platforms)
 
 

@@ -14,11 +14,10 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from auxseg_jax.analysis import products, timing
+from auxseg_jax.analysis import products, programs, timing
 from auxseg_jax.config import loading
 from auxseg_jax.configs import common
 from auxseg_jax.data import dataset, features, loader, shapes
-from auxseg_jax.data.planes import LEARNED
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files import images
@@ -98,12 +97,11 @@ def _time_step(config: ml_collections.ConfigDict, precision: str, photos: int) -
     )
     transform, train_step = build.train_step(config, network, params, mesh, steps=1000)
     state = step.create_state(params, transform, 0, mesh)
-    batch = {
-        "image": rng.integers(0, 256, (count, crop, crop, 3), np.uint8),
-        "window": np.tile(np.array([0, 0, crop, crop], np.int32), (count, 1)),
-        "labels": rng.integers(0, 2, (count, network.num_classes)).astype(np.float32),
-        **{p.name: np.zeros((count, crop, crop), p.dtype) for p in LEARNED},
-    }
+    shapes_of = programs.train_batch(count, crop, network.num_classes)
+    batch = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes_of.items()}
+    batch["image"][:] = rng.integers(0, 256, batch["image"].shape)
+    batch["labels"][:] = rng.integers(0, 2, batch["labels"].shape)
+    batch["window"][:] = 0, 0, crop, crop
     batch = mesh_lib.put_batch(batch, mesh)
     started = time.perf_counter()
     lowered = train_step.lower(state, batch)

@@ -37,7 +37,7 @@ def classify(
     def keep(key: str, row: dict) -> None:
         rows[key] = row["logits"], row["labels"]
 
-    passes.run(name, passes.jit(predict, mesh), params, reader, keep, mesh)
+    passes.run(name, passes.PhotoFunction(predict, mesh), params, reader, keep, mesh)
     if not rows:  # There are more hosts than photos.
         empty = np.zeros((0, network.num_classes), np.float32)
         return empty, empty

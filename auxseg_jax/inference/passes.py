@@ -26,7 +26,15 @@ Write = Callable[[str, dict[str, np.ndarray]], None]
 
 
 class PhotoFunction:
-    """A jitted function(params, batch) that is compiled ahead, for all sizes of photos at once."""
+    """A jitted function(params, batch) that sees each photo by itself, for `run`.
+
+    Every device of `mesh` does its own photos. It is compiled ahead, for all sizes of photos at
+    once.
+
+    Args:
+      function: what is jitted.
+      mesh: this host's own devices.
+    """
 
     def __init__(self, function: Callable, mesh: Mesh):
         self._jitted = compilation.jit(
@@ -68,14 +76,6 @@ def _shapes(batch: dict[str, np.ndarray]) -> tuple:
     return tuple(sorted((name, array.shape) for name, array in batch.items()))
 
 
-def jit(function: Callable, mesh: Mesh) -> PhotoFunction:
-    """Makes function(params, batch), which sees each photo by itself, ready for `run`.
-
-    Every device of `mesh` does its own photos.
-    """
-    return PhotoFunction(function, mesh)
-
-
 def run(
     name: str,
     function: PhotoFunction,
@@ -90,12 +90,12 @@ def run(
 
     Args:
       name: name on the progress bar.
-      function: made by `jit`. It takes the arrays of a batch of whole photos (see `data.loader`)
+      function: it takes the arrays of a batch of whole photos (see `data.loader`)
         and returns arrays [B, ...]; those of the batch's [B, H, W] are cut to the photo's own size.
       params: parameters of the network.
       reader: the photos.
       write: its first exception ends the pass and is raised.
-      mesh: that of `jit`. With several hosts it is this one's own devices (`local_mesh`), and
+      mesh: that of `function`. With several hosts it is this one's own devices (`local_mesh`), and
         `reader` its share of the photos.
     """
     params = mesh_lib.to_local(params, mesh)

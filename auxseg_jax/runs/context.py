@@ -78,28 +78,30 @@ class Context:
     @functools.cached_property
     def initial_labels(self) -> passes.PhotoFunction:
         """Initial labels of a batch of photos."""
-        return passes.jit(build.initial_labels(self.config, self.network), self.local)
+        return passes.PhotoFunction(build.initial_labels(self.config, self.network), self.local)
 
     @functools.cached_property
     def classifier_cam(self) -> passes.PhotoFunction:
         """The classifier's share of the CAMs of label updates."""
-        return passes.jit(build.classifier_cam(self.config, self.network), self.local)
+        return passes.PhotoFunction(build.classifier_cam(self.config, self.network), self.local)
 
     @functools.cached_property
     def updated_labels(self) -> passes.PhotoFunction:
         """Updated labels of a batch of photos."""
-        return passes.jit(build.updated_labels(self.config, self.network), self.local)
+        return passes.PhotoFunction(build.updated_labels(self.config, self.network), self.local)
 
     @functools.cached_property
     def segmentation(self) -> passes.PhotoFunction:
         """Prediction for a batch of photos, with the network's saliency."""
         function = build.segmentation(self.config, self.network, show=("saliency",))
-        return passes.jit(function, self.local)
+        return passes.PhotoFunction(function, self.local)
 
     @functools.cached_property
     def postprocessed(self) -> passes.PhotoFunction:
         """Post-processed prediction for a batch of photos."""
-        return passes.jit(build.segmentation(self.config, self.network, post=True), self.local)
+        return passes.PhotoFunction(
+            build.segmentation(self.config, self.network, post=True), self.local
+        )
 
     def steps(self, section: str) -> int:
         """Returns the updates of a phase of training."""

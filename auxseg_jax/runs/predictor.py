@@ -136,7 +136,7 @@ class Predictor:
         key = (post, tuple(sorted(show)), point)
         if key not in self._functions:
             function = build.segmentation(self.config, self._network, post, show, point)
-            self._functions[key] = passes.jit(function, self._mesh)
+            self._functions[key] = passes.PhotoFunction(function, self._mesh)
         passes.run(title, self._functions[key], self._params, reader, write, self._mesh)
 
     def check_show(
