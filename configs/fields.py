@@ -86,6 +86,13 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "Folder of compiled programs, kept between runs; empty turns it off.",
             free=True,
         ),
+        "label_format": Field(
+            "files",
+            "How pseudo labels and kept CAMs are stored: `files`, which any tool reads, or "
+            "`array_record`, one file a process (docs/scale.md).",
+            one_of("files", "array_record"),
+            free=True,
+        ),
     },
     "mesh": {
         "data": Field(-1, "Devices that share a batch; -1: all that are left.", free=True),
@@ -98,6 +105,11 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "val_split": Field("val", "Split to evaluate on."),
         "cache_dir": Field(
             "~/.cache/auxseg_jax/data", "Folder of the prepared copies of data sets.", free=True
+        ),
+        "prepared": Field(
+            "",
+            "A prepared copy, as `auxseg prepare` names it, instead of the files of the data set.",
+            free=True,
         ),
     },
     "loader": {

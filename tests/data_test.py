@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auxseg_jax.data import buckets, cam_files, dataset, features, loader, shapes, transforms
+from auxseg_jax.data import about, buckets, cam_files, dataset, features, loader, shapes, transforms
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import images, storage
+from auxseg_jax.files import images, photo_files, storage
 from auxseg_jax.files.images import encode_png
 from auxseg_jax.grid import Grid
 from auxseg_jax.pixel_labels import IGNORE, palette
@@ -369,7 +369,7 @@ def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
             tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8)
         )
         images.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
-    stream = train_batches(generated, seed=0, pseudo=tmp_path)
+    stream = train_batches(generated, seed=0, pseudo=photo_files.reader(tmp_path))
     batch = next(stream)
     assert (
         set(np.unique(batch["segmentation"])) <= {2, 255}
@@ -405,11 +405,12 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
 
 def test_kept_cams_go_into_batches_by_class(generated, tmp_path):
     cams = {}
-    for example in generated.photos("train"):
-        name, labels = example["id"].decode(), example["labels"]
-        cams[name] = np.random.default_rng(len(cams)).random((4, 5, len(labels)), np.float32)
-        cam_files.write(tmp_path, name, {"cam": cams[name], "labels": labels})
-    read = functools.partial(cam_files.read, tmp_path)
+    with photo_files.writer(tmp_path, "files") as write:
+        for example in generated.photos("train"):
+            name, labels = example["id"].decode(), example["labels"]
+            cams[name] = np.random.default_rng(len(cams)).random((4, 5, len(labels)), np.float32)
+            write(name, cam_files.encode({"cam": cams[name], "labels": labels}))
+    read = functools.partial(cam_files.read, photo_files.reader(tmp_path))
     options = loader.BatchOptions(4, 1.0, 1, Grid(8, 0))
     photos, sizes = generated.photos("train"), generated.sizes("train")
     for batch in loader.PhotoReader(photos, sizes, options, READING, read):
@@ -497,3 +498,48 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="Out of range float"):
         storage.write_json(tmp_path / "x.json", {"a": float("nan")})
     assert (tmp_path / "x.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_prepared_copy_is_read_wherever_it_is(generated, tmp_path):
+    copy = tmp_path / "moved"
+    shutil.copytree(generated.directory, copy)
+    fields = {"builder": "shapes", "cache_dir": str(tmp_path), "prepared": str(copy)}
+    data = dataset.prepare(train_split="train", val_split="val", **fields)
+    assert (data.digest, data.classes) == (generated.digest, generated.classes)
+    for split in ("train", "val"):
+        assert [example["id"] for example in data.photos(split)] == [
+            example["id"] for example in generated.photos(split)
+        ]
+        assert data.sizes(split) == generated.sizes(split)
+    with pytest.raises(UserError, match="has no split 'test'; it has train, val"):
+        dataset.prepare(train_split="train", val_split="test", **fields)
+    with pytest.raises(UserError, match="is made by shapes"):
+        dataset.prepare(train_split="train", val_split="val", **fields | {"builder": "voc_folder"})
+    with pytest.raises(UserError, match="is no prepared data set"):
+        dataset.prepare(
+            train_split="train", val_split="val", **fields | {"prepared": str(tmp_path)}
+        )
+    (copy / "dataset.json").write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        dataset.prepare(train_split="train", val_split="val", **fields)
+
+
+def test_what_a_prepared_copy_holds_is_counted(generated):
+    content = about.read(generated.directory)
+    for split, said in content.splits.items():
+        labels = np.array([example["labels"] for example in generated.photos(split)])
+        assert said.photos == len(labels) and said.has_masks
+        assert said.of_class == tuple(labels.sum(0).tolist())
+        assert said.without_class == (labels.sum(1) == 0).sum()
+    assert content.planes == ("saliency",)
+    assert f"{content.splits['train'].of_class[0]} disc" in "".join(content.lines())
+
+
+def test_a_copy_of_an_older_version_is_described_anew(tmp_path):
+    fields = {"seed": 0, "sizes": ((16, 16),), "train_photos": 3, "val_photos": 1}
+    fields |= {"builder": "shapes", "train_split": "train", "val_split": "val"}
+    first = dataset.prepare(cache_dir=str(tmp_path), **fields)
+    before = about.read(first.directory)
+    (first.directory / "dataset.json").unlink()
+    again = dataset.prepare(cache_dir=str(tmp_path), **fields)
+    assert again.directory == first.directory and about.read(first.directory) == before

@@ -192,6 +192,23 @@ def test_ctrl_c_says_how_to_go_on(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_prepared_copy_and_labels_as_records_change_no_figure(finished, tmp_path):
+    workdir, results, config = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset.prepare(**config.data).directory, copy)
+    config = config.copy_and_resolve_references()
+    config.data.update({"prepared": str(copy), "cache_dir": str(tmp_path / "absent")})
+    config.label_format = "array_record"
+    shutil.copytree(workdir / "classifier", tmp_path / "run/classifier")
+    again = train(config, tmp_path / "run").to_json()
+    assert figures(again) == figures(results)
+    for folder in ("cam/pseudo", "classifier_cam", "stage_00/pseudo"):
+        files = {path.name for path in (tmp_path / "run" / folder).iterdir()} - {"DONE.json"}
+        assert {name.partition(".")[0] for name in files} <= {"part-00000-of-00001", "options"}
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.slow
 def test_a_new_workdir_takes_over_phases_of_another(finished, tmp_path, monkeypatch):
     workdir, results, config = finished
     config = config.copy_and_resolve_references()

@@ -21,7 +21,7 @@ from auxseg_jax.config.validation import check
 from auxseg_jax.data import dataset, features, loader, pseudo_labels
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
-from auxseg_jax.files import images
+from auxseg_jax.files import images, photo_files
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.runs import build
 from auxseg_jax.training import step
@@ -217,13 +217,14 @@ def time_calls(function: Callable, arguments: tuple, runs: int) -> list[float]:
 
 def write_stand_in_labels(photos: Any, folder: epath.Path) -> None:
     """Writes pseudo labels that are made from the saliency: only their shapes matter."""
-    for example in (photos[index] for index in range(len(photos))):
-        if "saliency" in example:
-            saliency = images.decode_plane(example["saliency"])
-        else:
-            saliency = np.zeros(example["size"], np.uint8)
-        planes = {"segmentation": (saliency > 127).astype(np.uint8), "saliency": saliency}
-        pseudo_labels.write(folder, example["id"].decode(), planes)
+    with photo_files.writer(folder, "files") as write:
+        for example in (photos[index] for index in range(len(photos))):
+            if "saliency" in example:
+                saliency = images.decode_plane(example["saliency"])
+            else:
+                saliency = np.zeros(example["size"], np.uint8)
+            planes = {"segmentation": (saliency > 127).astype(np.uint8), "saliency": saliency}
+            write(example["id"].decode(), pseudo_labels.encode(planes))
 
 
 def _read_trace(folder: epath.Path) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from auxseg_jax.data import features
+from auxseg_jax.data import about, features
 from auxseg_jax.data.planes import GIVEN
 from auxseg_jax.data.sources import Source, find_source
 from auxseg_jax.errors import UserError
@@ -90,7 +90,13 @@ class Dataset:
 
 
 def prepare(
-    *, builder: str, train_split: str, val_split: str, cache_dir: str, **fields: Any
+    *,
+    builder: str,
+    train_split: str,
+    val_split: str,
+    cache_dir: str,
+    prepared: str = "",
+    **fields: Any,
 ) -> Dataset:
     """Prepares a data set under `cache_dir`, unless it is there already, and returns its reader.
 
@@ -100,11 +106,14 @@ def prepare(
       val_split: name of the split to evaluate on.
       cache_dir: folder of the prepared copies (ArrayRecord files, named by a hash of what they were
         made from).
+      prepared: a prepared copy that is read as it is, wherever it was made.
       **fields: the builder's own fields.
 
     Raises:
       UserError: lists everything that is wrong with the data set.
     """
+    if prepared:
+        return _open(epath.Path(prepared).expanduser(), builder, train_split, val_split)
     cache = epath.Path(cache_dir).expanduser() / builder
     for name in (train_split, val_split):
         if not re.fullmatch(r"\w+", name):
@@ -114,12 +123,29 @@ def prepare(
     find = find_source(builder)
     source = find(cache, train_split=train_split, val_split=val_split, **fields)
     directory, work = cache / source.digest, cache / source.work
-    if not directory.exists():
+    if not about.exists(directory):
         with _sole_preparation(cache):
             if not directory.exists():  # Another run may have been first.
                 source.check(work)
                 _build(directory, work, source)
+            if not about.exists(directory):
+                _describe(directory, builder, source)
     return Dataset(builder, source.classes, train_split, val_split, source.digest, directory)
+
+
+def _open(directory: epath.Path, builder: str, train_split: str, val_split: str) -> Dataset:
+    content = about.read(directory)
+    if content.builder != builder:
+        raise UserError(
+            f"data.prepared: {directory} is made by {content.builder}, not by "
+            f"data.builder={builder!r}"
+        )
+    if absent := [name for name in (train_split, val_split) if name not in content.splits]:
+        raise UserError(
+            f"data.prepared: {directory} has no split {absent[0]!r}; it has "
+            f"{', '.join(content.splits)}"
+        )
+    return Dataset(builder, content.classes, train_split, val_split, content.digest, directory)
 
 
 @functools.cache
@@ -160,28 +186,36 @@ def _build(directory: epath.Path, work: epath.Path, source: Source) -> None:
         _download_and_prepare(source.make_builder(work, config=config, data_dir=str(staging_dir)))
     for partial_dir in staging_dir.glob("*/*/*incomplete*"):  # A build that was killed left them.
         partial_dir.rmtree()
-    builder = source.make_builder(work, config=features.PHOTOS, data_dir=str(staging_dir))
-    _write_sizes(staging_dir / _SIZES, builder)
     staging_dir.rename(directory)
     work.rmtree()
 
 
-def _write_sizes(path: epath.Path, builder: tfds.core.DatasetBuilder) -> None:
-    """Writes the sizes of all photos beside the records.
+def _describe(directory: epath.Path, name: str, source: Source) -> None:
+    """Reads all records once, and writes beside them their sizes and what they hold.
 
-    Otherwise every pass over whole photos would first read every photo for its size.
+    Otherwise every start would read every photo for its size.
     """
-    sizes = {}
-    for split in builder.info.splits:
-        source = _photos(builder, split)
-        sizes[split] = np.zeros((len(source), 2), np.int32)
-        with progress(f"sizes of {split}", len(source), unit="photo") as bar:
-            for index in range(len(source)):
-                sizes[split][index] = source[index]["size"]
+    photos, masks = (_builder(directory, config) for config in (features.PHOTOS, features.MASKS))
+    sizes, splits = {}, {}
+    for split in photos.info.splits:
+        records = _photos(photos, split)
+        sizes[split] = np.zeros((len(records), 2), np.int32)
+        of_class, without = np.zeros(len(source.classes) - 1, np.int64), 0
+        with progress(f"sizes of {split}", len(records), unit="photo") as bar:
+            for index in range(len(records)):
+                example = records[index]
+                sizes[split][index] = example["size"]
+                of_class += example["labels"]
+                without += not example["labels"].any()
                 bar.advance(1)
+        has_masks = split in masks.info.splits
+        splits[split] = about.Split(len(records), tuple(of_class.tolist()), without, has_masks)
     buffer = io.BytesIO()
     np.savez(buffer, **sizes)
-    storage.write_bytes(path, buffer.getvalue())
+    storage.write_bytes(directory / _SIZES, buffer.getvalue())
+    planes = tuple(plane.name for plane in GIVEN if plane.name in photos.info.features)
+    content = about.About(name, source.digest, source.classes, planes, splits)
+    about.write(directory, content)
 
 
 def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:

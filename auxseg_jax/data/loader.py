@@ -20,13 +20,12 @@ from typing import Any
 
 import grain.python as grain
 import numpy as np
-from etils import epath
 
 from auxseg_jax.data import features, pseudo_labels, transforms
 from auxseg_jax.data.buckets import buckets, photos_a_batch
 from auxseg_jax.data.planes import GIVEN, PLANES
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import images
+from auxseg_jax.files import images, photo_files
 from auxseg_jax.grid import Grid
 
 
@@ -37,7 +36,7 @@ class _Crop(grain.RandomMapTransform):
     "scale_seed" of an example, where there is one, is shared by its batch.
     """
 
-    pseudo: epath.Path | None
+    pseudo: photo_files.Read | None
     options: transforms.Augmentation
 
     def random_map(self, raw: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -103,7 +102,7 @@ class TrainSource:
 
     Attributes:
       photos: see `Dataset.photos`.
-      pseudo: folder of pseudo labels, or None for the classifier phase.
+      pseudo: reads pseudo labels, or None for the classifier phase.
       batch_size: photos a batch, over all hosts.
       rows: the rows of such a batch that this host reads.
       seed: seed of order and augmentation.
@@ -111,7 +110,7 @@ class TrainSource:
     """
 
     photos: Any
-    pseudo: epath.PathLike | None
+    pseudo: photo_files.Read | None
     batch_size: int
     rows: Sequence[int]
     seed: int
@@ -136,8 +135,7 @@ def train_batches(
         data = data.map_with_index(
             lambda index, raw: raw | {"scale_seed": (seed, index // batch_size)}
         )
-    pseudo = epath.Path(source.pseudo) if source.pseudo is not None else None
-    data = data.random_map(_Crop(pseudo, source.augmentation))
+    data = data.random_map(_Crop(source.pseudo, source.augmentation))
     # The rows are selected after random_map, whose random numbers go by the index.
     data = _HostRows(data, batch_size, source.rows)
     data = data.batch(len(source.rows), drop_remainder=True)

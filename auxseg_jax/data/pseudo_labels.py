@@ -1,37 +1,52 @@
-"""The folder that holds the pseudo labels of a split: <folder>/<plane>/<id>.png.
+"""The files that hold the pseudo labels of a split: <plane>/<id>.png, see `files.photo_files`.
 
 The planes are those that a stage learns (`planes.LEARNED`): segmentation, indexed, 255 where there
-is no label, and saliency, grey, 255 where salient. Any other tool can read them.
+is no label, and saliency, grey, 255 where salient. With the initial labels there are also the CAMs
+they were made from: cam_class, indexed, the class of the largest CAM, and cam_score, grey, that
+CAM. Any other tool can read them.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
-from etils import epath
 
 from auxseg_jax.data import planes
-from auxseg_jax.files import images
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import images, photo_files
+
+_LABELS = {plane.name: plane.kind == planes.LABELS for plane in planes.LEARNED}
+_LABELS |= {"cam_class": True, "cam_score": False}
 
 
-def path_of(folder: epath.PathLike, plane: str, name: str) -> epath.Path:
-    """Returns where one plane of one photo lies."""
-    return epath.Path(folder) / plane / f"{name}.png"
+def encode(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """Encodes one photo's maps, {name: uint8 [H, W]}, as files."""
+    encoders = {True: images.encode_label_png, False: images.encode_grey_png}
+    return {_key(name): encoders[_LABELS[name]](array) for name, array in arrays.items()}
 
 
-def write(folder: epath.PathLike, name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes one photo's pseudo labels.
+def read(
+    files: photo_files.Read,
+    name: str,
+    maps: Sequence[str] = tuple(plane.name for plane in planes.LEARNED),
+) -> dict[str, np.ndarray]:
+    """Reads one photo's maps, {name: uint8 [H, W]}.
 
     Args:
-      folder: the set of pseudo labels.
+      files: where.
       name: id of the photo.
-      arrays: {plane: uint8 [H, W]} of every learned plane.
+      maps: which; without it those that a stage learns.
+
+    Raises:
+      UserError: a file is missing or damaged.
     """
-    for plane in planes.LEARNED:
-        labels = plane.kind == planes.LABELS
-        write_png = images.write_label_png if labels else images.write_grey_png
-        write_png(path_of(folder, plane.name, name), arrays[plane.name])
+    arrays = {}
+    for kind, data in zip(maps, files(name, [_key(kind) for kind in maps]), strict=True):
+        try:
+            arrays[kind] = images.decode_plane(data)
+        except UserError as error:
+            raise UserError(f"the pseudo label {kind} of {name} is damaged: {error}") from error
+    return arrays
 
 
-def read(folder: epath.PathLike, name: str) -> dict[str, np.ndarray]:
-    """Reads one photo's pseudo labels, {plane: uint8 [H, W]}."""
-    return {
-        plane.name: images.read_plane(path_of(folder, plane.name, name)) for plane in planes.LEARNED
-    }
+def _key(name: str) -> str:
+    return f"{name}/{{}}.png"

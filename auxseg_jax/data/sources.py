@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from auxseg_jax.data import builders, coco2014, listing, pictures, shapes, voc2012, voc_folder
+from auxseg_jax.data import (
+    about,
+    builders,
+    coco2014,
+    listing,
+    pictures,
+    shapes,
+    voc2012,
+    voc_folder,
+)
 from auxseg_jax.data.planes import GIVEN, NO_FOLDER, Plane
 from auxseg_jax.errors import UserError, collect, fault
 from auxseg_jax.files.terminal import say
@@ -63,13 +72,16 @@ def find_source(builder: str) -> Callable[..., Source]:
     return SOURCES[builder].make
 
 
-def num_classes(*, builder: str, root: str = "", **_: Any) -> int:
+def num_classes(*, builder: str, prepared: str, root: str = "", **_: Any) -> int:
     """Returns C of a data set, which need not be there, unless it is a `voc_folder`."""
-    return len(SOURCES[builder].classes(root)) - 1
+    classes = about.read(prepared).classes if prepared else SOURCES[builder].classes(root)
+    return len(classes) - 1
 
 
-def planes(*, builder: str, **fields: Any) -> list[Plane]:
+def planes(*, builder: str, prepared: str, **fields: Any) -> list[Plane]:
     """Returns the planes that a data set brings with its photos."""
+    if prepared:
+        return [plane for plane in GIVEN if plane.name in about.read(prepared).planes]
     generated = SOURCES[builder].generated_planes
     return [p for p in GIVEN if p.name in generated or fields.get(p.name, NO_FOLDER) != NO_FOLDER]
 

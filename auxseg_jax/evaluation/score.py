@@ -15,7 +15,7 @@ from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import cams, metrics, scores
-from auxseg_jax.files import images
+from auxseg_jax.files import images, photo_files
 
 _THRESHOLDS = [round(0.05 * k, 2) for k in range(1, 20)]
 
@@ -45,9 +45,10 @@ def score_predictions(
 
 def score_pseudo(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.PseudoScore:
     """Scores a set of pseudo labels, see `data.pseudo_labels`."""
+    files = photo_files.reader(folder)
 
-    def reader(plane: str) -> ReadPlane:
-        return lambda name: images.read_plane(pseudo_labels.path_of(folder, plane, name))
+    def reader(kind: str) -> ReadPlane:
+        return lambda name: pseudo_labels.read(files, name, [kind])[kind]
 
     label_score, saliency_score = _score(reader("segmentation"), reader("saliency"), dataset, split)
     return scores.PseudoScore(
@@ -59,19 +60,21 @@ def score_pseudo(folder: epath.PathLike, dataset: Dataset, split: str) -> scores
     )
 
 
-def sweep_cam(
-    classes: epath.PathLike, scores_dir: epath.PathLike, dataset: Dataset, split: str
-) -> scores.CamSweep:
-    """Sweeps the threshold of CAMs.
+def sweep_cam(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.CamSweep:
+    """Sweeps the threshold of the CAMs from which initial labels were made.
 
     Args:
-      classes: folder of <id>.png, the class of the largest CAM.
-      scores_dir: folder of <id>.png, that CAM in greys.
+      folder: the set of initial labels, with cam_class and cam_score.
       dataset: the data set.
       split: name of the split.
     """
-    read_class, read_score = _reader(classes), _reader(scores_dir)
-    return _sweep(lambda name, size: (read_class(name), read_score(name)), dataset, split)
+    files, maps = photo_files.reader(folder), ("cam_class", "cam_score")
+
+    def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        del size  # They are of the photo's size.
+        return tuple(pseudo_labels.read(files, name, maps).values())
+
+    return _sweep(read, dataset, split)
 
 
 def score_folder(

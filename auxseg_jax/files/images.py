@@ -19,17 +19,27 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return _encode(Image.fromarray(pixels), "PNG")
 
 
-def write_label_png(path: epath.PathLike, labels: np.ndarray) -> None:
-    """Writes uint8 [H, W] class indices (255: no label) as an indexed PNG with VOC's palette."""
+def encode_label_png(labels: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W] class indices (255: no label) as an indexed PNG with VOC's palette."""
     image = Image.fromarray(_uint8_plane(labels))
     # This turns the grey image into mode P; the pixels stay the indices.
     image.putpalette(palette().tobytes())
-    write_bytes(path, _encode(image, "PNG"))
+    return _encode(image, "PNG")
+
+
+def write_label_png(path: epath.PathLike, labels: np.ndarray) -> None:
+    """Writes what `encode_label_png` returns."""
+    write_bytes(path, encode_label_png(labels))
+
+
+def encode_grey_png(values: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W] as an 8-bit grey PNG."""
+    return encode_png(_uint8_plane(values))
 
 
 def write_grey_png(path: epath.PathLike, values: np.ndarray) -> None:
-    """Writes uint8 [H, W] as an 8-bit grey PNG."""
-    write_bytes(path, encode_png(_uint8_plane(values)))
+    """Writes what `encode_grey_png` returns."""
+    write_bytes(path, encode_grey_png(values))
 
 
 def write_jpeg(path: epath.PathLike, pixels: np.ndarray) -> None:

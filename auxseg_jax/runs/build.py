@@ -8,12 +8,14 @@ import jax
 import ml_collections
 import numpy as np
 import optax
+from etils import epath
 from jax.sharding import Mesh
 
 from auxseg_jax.data.loader import BatchOptions, PhotoReader, ReadOptions, TrainSource
 from auxseg_jax.data.transforms import Augmentation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
+from auxseg_jax.files import photo_files
 from auxseg_jax.grid import Grid
 from auxseg_jax.inference.crf import CrfOptions
 from auxseg_jax.inference.segmentation import Views, segment
@@ -223,7 +225,7 @@ def train_source(
     config: ml_collections.ConfigDict,
     section: str,
     photos: Any,
-    pseudo: Any,
+    pseudo: epath.PathLike | None,
     mesh: Mesh,
     seed: int,
 ) -> TrainSource:
@@ -240,7 +242,7 @@ def train_source(
     batch_size = config[section].batch_size
     return TrainSource(
         photos=photos,
-        pseudo=pseudo,
+        pseudo=None if pseudo is None else photo_files.reader(pseudo),
         batch_size=batch_size,
         rows=mesh_lib.rows_of_host(batch_size, mesh),
         seed=seed,

@@ -12,6 +12,7 @@ import ml_collections
 from etils import epath
 
 from auxseg_jax.config.validation import check
+from auxseg_jax.data import about
 from auxseg_jax.devices import compilation, hosts, preemption
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation.scores import to_json
@@ -52,6 +53,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     context = Context(config, folder)  # Nothing is written yet: a wrong path costs no workdir.
     if not folder.config.exists():
         context.try_out()
+    for line in about.read(context.data.directory).lines():
+        say(line)
     hosts.wait("tried out")  # No process looks for the config after another one has written it.
     if hosts.is_first():
         folder.claim(config, context.data)

@@ -1,7 +1,8 @@
 """The work of each phase: functions of the run's context and the phase's row in the plan."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from auxseg_jax.data import cam_files, loader, pseudo_labels
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import metrics, score, scores
-from auxseg_jax.files import images, storage
+from auxseg_jax.files import photo_files, storage
 from auxseg_jax.inference import classification, output, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
 from auxseg_jax.report import manifest
@@ -94,27 +95,20 @@ def _fit(
 
 def make_initial_labels(context: Context, phase: Phase) -> None:
     """Labels the training photos by the classifier's CAMs and the given saliency."""
-    workdir = context.workdir
-    folder = workdir.labels(phase.name)
-
-    def write(name: str, maps: dict[str, np.ndarray]) -> None:
-        pseudo_labels.write(folder, name, maps)
-        images.write_label_png(workdir.cam_classes(phase.name) / f"{name}.png", maps["cam_class"])
-        images.write_grey_png(workdir.cam_scores(phase.name) / f"{name}.png", maps["cam_score"])
-
     params = context.classifier_params()
     reader = context.reader(context.data.train_split)
     title = "CAM and initial labels"
-    passes.run(title, context.initial_labels, params, reader, write, context.local)
+    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
+        passes.run(title, context.initial_labels, params, reader, write, context.local)
 
 
 def keep_classifier_cams(context: Context, phase: Phase) -> None:
     """Keeps the classifier's share of the CAMs that every label update uses."""
     folder = context.workdir.folder(phase.name)
-    write = functools.partial(cam_files.write, folder)
     hosts.by_first(lambda: storage.write_json(folder / _CAM_OPTIONS, _cam_options(context)))
     params, reader = context.classifier_params(), context.reader(context.data.train_split)
-    passes.run("CAMs to keep", context.classifier_cam, params, reader, write, context.local)
+    with _writer(context, folder, cam_files.encode) as write:
+        passes.run("CAMs to keep", context.classifier_cam, params, reader, write, context.local)
 
 
 def _cam_options(context: Context) -> dict[str, Any]:
@@ -138,24 +132,34 @@ def _check_cam_options(context: Context, folder: epath.Path) -> None:
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
     folder = context.workdir.labels(phase.name)
-    for name, mask in context.data.masks(context.data.train_split, hosts.share()):
-        is_salient = (mask != BACKGROUND) & (mask != IGNORE)
-        planes = {"segmentation": mask, "saliency": is_salient.astype(np.uint8) * 255}
-        pseudo_labels.write(folder, name, planes)
+    with _writer(context, folder, pseudo_labels.encode) as write:
+        for name, mask in context.data.masks(context.data.train_split, hosts.share()):
+            is_salient = (mask != BACKGROUND) & (mask != IGNORE)
+            write(name, {"segmentation": mask, "saliency": is_salient.astype(np.uint8) * 255})
 
 
 def update_labels(context: Context, phase: Phase) -> None:
     """Labels the training photos by the network of a stage."""
     stage = phase.needs["weights"]
-    write = functools.partial(pseudo_labels.write, context.workdir.labels(phase.name))
     cams = None
     if "cams" in phase.needs:
         folder = context.workdir.folder(phase.needs["cams"])
         _check_cam_options(context, folder)
-        cams = functools.partial(cam_files.read, folder)
+        cams = functools.partial(cam_files.read, photo_files.reader(folder))
     reader = context.reader(context.data.train_split, cams)
     title, params = f"{stage} label update", context.stage_params(stage)
-    passes.run(title, context.updated_labels, params, reader, write, context.local)
+    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
+        passes.run(title, context.updated_labels, params, reader, write, context.local)
+
+
+@contextlib.contextmanager
+def _writer(
+    context: Context, folder: epath.Path, encode: Callable[[dict], dict[str, bytes]]
+) -> Iterator[passes.Write]:
+    """Gives a function (id, arrays) that writes what `encode` makes of them."""
+    form = context.config.label_format
+    with photo_files.writer(folder, form, hosts.share()) as write:
+        yield lambda name, arrays: write(name, encode(arrays))
 
 
 def predict_val(context: Context, phase: Phase) -> None:
@@ -184,9 +188,8 @@ def score_labels(context: Context, phase: Phase) -> scores.PseudoScore:
 
 def sweep_cams(context: Context, phase: Phase) -> scores.CamSweep:
     """Sweeps the threshold of the CAMs, an oracle."""
-    source, workdir = phase.needs["labels"], context.workdir
-    classes, values = workdir.cam_classes(source), workdir.cam_scores(source)
-    return score.sweep_cam(classes, values, context.data, context.data.train_split)
+    folder = context.workdir.labels(phase.needs["labels"])
+    return score.sweep_cam(folder, context.data, context.data.train_split)
 
 
 def score_val(context: Context, phase: Phase) -> scores.PredictionScore:

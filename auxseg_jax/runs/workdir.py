@@ -97,14 +97,6 @@ class Workdir:
         """The set of pseudo labels that a phase left."""
         return self.path / phase / "pseudo" if phase == CAM else self.path / phase
 
-    def cam_classes(self, phase: str) -> epath.Path:
-        """Class of the largest CAM of every photo."""
-        return self.labels(phase) / "cam_class"
-
-    def cam_scores(self, phase: str) -> epath.Path:
-        """The largest CAM of every photo."""
-        return self.labels(phase) / "cam_score"
-
     def saliency(self, phase: str) -> epath.Path:
         """The network's saliency, of a phase that predicts."""
         return self.path / phase / "saliency"
