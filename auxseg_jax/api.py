@@ -6,7 +6,7 @@ import ml_collections
 from etils import epath
 
 from auxseg_jax.config.loading import load_config
-from auxseg_jax.config.validation import check
+from auxseg_jax.config.validation import checked
 from auxseg_jax.data import dataset as dataset_lib
 from auxseg_jax.data.planes import GIVEN, NO_FOLDER
 from auxseg_jax.errors import UserError
@@ -66,7 +66,7 @@ def evaluate(
     Raises:
       UserError: the split has no masks, or a photo of it has no file; or a file is broken.
     """
-    check(config)
+    config = checked(config)
     fields, split = dict(config.data), split or config.data.val_split
     if "root" in fields:  # A data set of files: nothing but the split and its masks is read.
         fields |= {"train_split": split, "val_split": split}

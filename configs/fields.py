@@ -189,10 +189,11 @@ SECTIONS: dict[str, dict[str, Field]] = {
         ),
         "normalize_rows": Field(False, "Scale the rows of the fused A to sum to 1."),
         "block_mib": Field(
-            2048.0,
-            "Memory for the affinities of a batch, MiB. More are made in blocks of rows: the same "
-            "numbers to 1e-5, more time.",
-            ABOVE_0,
+            0.0,
+            "Memory for the affinities of a batch on a device, MiB. More are made in blocks of "
+            "rows: the same numbers to 1e-5, more time. 0: an eighth of the memory that JAX has on "
+            "a GPU or TPU, 2048 on a CPU.",
+            NOT_NEGATIVE,
         ),
     },
     "tasks": {

@@ -13,7 +13,7 @@ from auxseg_jax.analysis import compiled
 from auxseg_jax.cli import compiled as cli_compiled
 from auxseg_jax.config import declared, loading, reference
 from auxseg_jax.config.loading import load_config
-from auxseg_jax.config.validation import check
+from auxseg_jax.config.validation import checked
 from auxseg_jax.configs import common, fields
 from auxseg_jax.data import loader, sources, transforms
 from auxseg_jax.data.planes import GIVEN
@@ -76,7 +76,7 @@ def test_a_stray_field_is_an_error_before_anything_is_compiled(tmp_path):
 )
 def test_every_variant_can_be_built(name, argument):
     config = load_config(f"{name}:{argument}")
-    check(config)
+    config = checked(config)
     params = build.abstract_params(config, build.network(config, 20))
     options = build.optimizer_options(config, lr=0.1, frozen=config.optimizer.frozen)
     optimizer.make_optimizer(params, 10, options)
@@ -162,7 +162,11 @@ def test_every_config_starts(name, tmp_path):
             "there are no packaged ImageNet weights for the backbone 'tiny'",
         ),
         ("eval.max_buckets", 0, "eval.max_buckets=0: must be above 0, and finite"),
-        ("affinity.block_mib", float("inf"), "affinity.block_mib=inf: must be above 0, and finite"),
+        (
+            "affinity.block_mib",
+            float("inf"),
+            "affinity.block_mib=inf: must not be below 0",
+        ),
         ("log.log_every", 0, "log.log_every=0: must be above 0, and finite"),
         ("augment.crop", 0, "augment.crop=0: must be above 0, and finite"),
         ("stages.batch_size", 0, "stages.batch_size=0: must be above 0, and finite"),
@@ -196,6 +200,37 @@ def test_values_that_cannot_work_are_named_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_config_of_an_older_version_gets_the_defaults(tmp_path):
+    config = tiny_config(tmp_path)
+    for section, name in (("data", "prepared"), ("walk", "beta"), ("model.backbone", "width")):
+        target = config
+        for part in section.split("."):
+            target = target[part]
+        del target[name]
+    del config["eval"]
+    complete = checked(config)
+    assert (complete.data.prepared, complete.walk.beta) == ("", 1.0)
+    assert complete.model.backbone.width == 64 and complete.eval.batch_size == 8
+    assert "eval" not in config
+    path = tmp_path / "old.py"
+    path.write_text(
+        "from auxseg_jax.configs import tiny\n"
+        "def get_config():\n    config = tiny.get_config()\n    del config.data['prepared']\n"
+        "    return config\n"
+    )
+    assert load_config(str(path), data={"prepared": "copy"}).data.prepared == "copy"
+
+
+@pytest.mark.parametrize(("memory", "mib"), [(None, 2048), (80 * 2**30, 10240), (2**30, 128)])
+def test_affinities_take_their_share_of_the_memory(tmp_path, memory, mib):
+    config = tiny_config(tmp_path)
+    network = build.network(config, 4, memory)
+    found = network.affinity.get("block_mib", TaskAffinity.block_mib)
+    assert found == mib
+    config.affinity.block_mib = 3.0
+    assert build.network(config, 4, memory).affinity["block_mib"] == 3
 
 
 def keywords(function):
@@ -279,7 +314,7 @@ def test_values_of_another_type_are_named(name, value, message):
     section, field = name.split(".")
     content[section][field] = value
     with pytest.raises(auxseg_jax.UserError, match=message):
-        check(ml_collections.ConfigDict(content))
+        checked(ml_collections.ConfigDict(content))
 
 
 def test_configs_are_found_by_name_and_by_file(tmp_path):
@@ -313,7 +348,7 @@ def test_a_value_in_place_of_a_section_is_named(section):
     target = content[outer[0]] if outer else content
     target[name] = 3
     with pytest.raises(auxseg_jax.UserError, match=f"{section}=3: must be a section"):
-        check(ml_collections.ConfigDict(content))
+        checked(ml_collections.ConfigDict(content))
 
 
 def test_fields_that_may_change():

@@ -16,7 +16,7 @@ import ml_collections
 
 from auxseg_jax.analysis import hlo, products, targets
 from auxseg_jax.analysis.programs import PROGRAMS, Programs, make_mesh
-from auxseg_jax.config.validation import check
+from auxseg_jax.config.validation import checked
 from auxseg_jax.errors import UserError
 from auxseg_jax.runs import build
 
@@ -123,7 +123,7 @@ def analyse(
     Raises:
       UserError: no such topology, effort or program; or a mesh that does not fit.
     """
-    check(config)
+    config = checked(config)
     if effort not in EFFORTS:
         raise UserError(f"--effort={effort!r} is not one of {', '.join(EFFORTS)}")
     if not programs:
@@ -136,7 +136,8 @@ def analyse(
     if effort == "fast":
         jax.config.update("jax_optimization_level", "O0")
     jax.config.update("jax_enable_compilation_cache", False)
-    lowered = Programs(config, mesh)
+    memory = targets.PEAKS[kind].memory_bytes if kind in targets.PEAKS else None
+    lowered = Programs(config, mesh, memory=memory)
     parts = {"train": config.stages.accumulate}
     results = {
         name: _analyse_program(getattr(lowered, name), kind, mesh.size, parts.get(name, 1))
@@ -203,7 +204,7 @@ def _with_times(program: Program, peaks: targets.Peaks) -> Program:
     longest = max(seconds.values())
     return dataclasses.replace(
         program,
-        fits=peaks.memory_bytes is None or program.memory_bytes <= peaks.memory_bytes,
+        fits=program.memory_bytes <= peaks.memory_bytes,
         seconds=seconds,
         step_seconds=longest,
         utilization=seconds["arithmetic"] / longest,

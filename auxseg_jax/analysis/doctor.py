@@ -154,7 +154,7 @@ def _devices() -> Finding:
 
 def _memory() -> Finding:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    device = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    device = mesh_lib.memory_of(jax.devices()[0])
     text = f"the machine has {machine / 2**30:.1f} GiB"
     if device:
         share = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "not set: 0.75")

@@ -55,13 +55,20 @@ class Programs:
       mesh: its devices.
       platform: lower for "cuda" or "tpu" instead of the platform of the mesh. It cannot be compiled
         then, but read.
+      memory: bytes that JAX has on a device of the mesh; None: on this machine's.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, mesh: Mesh, platform: str | None = None):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        mesh: Mesh,
+        platform: str | None = None,
+        memory: int | None = None,
+    ):
         self._config, self._mesh = config, mesh
         self._platforms = (platform,) if platform else None
         self._classes = sources.num_classes(**config.data)
-        self._network = build.network(config, self._classes)
+        self._network = build.network(config, self._classes, memory)
         self._params = build.abstract_params(config, self._network)
         # A pass over photos runs on the devices of one host.
         self._host = mesh_lib.host_mesh(mesh, mesh.devices.flat[0].process_index)

@@ -37,21 +37,21 @@ class Peaks:
         `products.Product`).
       memory_rate: bytes/s of memory.
       message_rate: bytes/s sent to other chips.
-      memory_bytes: memory that a program may have; None: the compiler knows.
+      memory_bytes: memory that a program may have.
     """
 
     flops: dict[tuple[str, str], float]
     memory_rate: float
     message_rate: float
-    memory_bytes: int | None = None
+    memory_bytes: int
 
 
-def _tpu(bfloat16: float, memory_rate: float, message_rate: float) -> Peaks:
+def _tpu(bfloat16: float, memory_rate: float, message_rate: float, memory_gib: int) -> Peaks:
     """Returns the peaks of a TPU: float32 takes three or six passes of bfloat16."""
     passes = {("f32", "high"): 3, ("f32", "highest"): 6}
     kinds = [(dtype, p) for dtype in ("bf16", "f32") for p in ("default", "high", "highest")]
     flops = {kind: bfloat16 / passes.get(kind, 1) for kind in kinds}
-    return Peaks(flops, memory_rate, message_rate)
+    return Peaks(flops, memory_rate, message_rate, memory_gib * 2**30)
 
 
 def _gpu(name: str) -> Peaks:
@@ -64,9 +64,9 @@ def _gpu(name: str) -> Peaks:
 
 
 PEAKS = {
-    "v5e": _tpu(197e12, 819e9, 200e9),
-    "v5p": _tpu(459e12, 2765e9, 600e9),
-    "v6e": _tpu(918e12, 1600e9, 400e9),
+    "v5e": _tpu(197e12, 819e9, 200e9, memory_gib=16),
+    "v5p": _tpu(459e12, 2765e9, 600e9, memory_gib=95),
+    "v6e": _tpu(918e12, 1600e9, 400e9, memory_gib=32),
     **{name: _gpu(name) for name in GPUS},
 }
 

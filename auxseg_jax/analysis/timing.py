@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from auxseg_jax.config.validation import check
+from auxseg_jax.config.validation import checked
 from auxseg_jax.data import dataset, features, loader, pseudo_labels
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
@@ -90,7 +90,7 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
 
     The labels are made from the saliency maps: only their shapes matter.
     """
-    check(config)
+    config = checked(config)
     compilation.set_compilation_cache(config.compilation_cache)
     batch_size = config.stages.batch_size
     mesh = mesh_lib.make_mesh(**config.mesh)
@@ -156,7 +156,7 @@ def time_crf(
       photo: file.
       scales: factors of the photo's size.
     """
-    check(config)
+    config = checked(config)
     compilation.set_compilation_cache(config.compilation_cache)
     data = epath.Path(photo).expanduser().read_bytes()
     picture = Image.fromarray(features.decode_image(data))

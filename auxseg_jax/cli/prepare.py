@@ -17,12 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prepares the data, and prints what they hold and where they are."""
-    from auxseg_jax.config.validation import check
+    from auxseg_jax.config.validation import checked
     from auxseg_jax.data import about, dataset
     from auxseg_jax.files.terminal import say, stdout
 
     config = options.load_config(arguments)
-    check(config)
+    config = checked(config)
     data = dataset.prepare(**config.data)
     for line in about.read(data.directory).lines():
         say(line)

@@ -108,12 +108,12 @@ def _end_together(error: Exception) -> None:
 def _print_plan(config) -> None:
     import rich.table
 
-    from auxseg_jax.config.validation import check
+    from auxseg_jax.config.validation import checked
     from auxseg_jax.files.terminal import stdout
     from auxseg_jax.runs.phases import describe
     from auxseg_jax.runs.run import every_phase
 
-    check(config)
+    config = checked(config)
     phases = every_phase(config)
     table = rich.table.Table(title="Phases, if both splits have masks to score with")
     for heading in ("phase", "needs", "writes", "reads masks of"):

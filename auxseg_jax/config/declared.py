@@ -67,13 +67,25 @@ def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[s
     if isinstance(model, dict) and "dtype" in model:  # Versions before 0.3.
         precision = "bfloat16" if model.pop("dtype") == "bfloat16" else "tensorfloat32"
         model.setdefault("precision", precision)
+    added = add_defaults(content)
+    return ml_collections.ConfigDict(content), added
+
+
+def add_defaults(content: dict[str, Any] | ml_collections.ConfigDict) -> list[str]:
+    """Adds the fields that a config lacks, with their defaults, and returns their names.
+
+    Raises:
+      UserError: see `fields_of`.
+    """
     added = []
     for section, known in fields_of(content).items():
         target = content
         for part in filter(None, section.split(".")):
-            target = target.setdefault(part, {})
+            if part not in target:
+                target[part] = {}
+            target = target[part]
         for name, field in known.items():
             if name not in target:
                 target[name] = field.default
                 added.append(f"{section}.{name}" if section else name)
-    return ml_collections.ConfigDict(content), added
+    return added

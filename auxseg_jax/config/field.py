@@ -49,7 +49,7 @@ class Field:
 
 
 ABOVE_0 = Range("must be above 0, and finite", lambda value: 0 < value < math.inf)
-NOT_NEGATIVE = Range("must not be below 0", lambda value: value >= 0)
+NOT_NEGATIVE = Range("must not be below 0, and finite", lambda value: 0 <= value < math.inf)
 FRACTION = Range("must be between 0 and 1", lambda value: 0 <= value <= 1)
 BELOW_1 = Range("must be at least 0 and below 1", lambda value: 0 <= value < 1)
 SHARE = Range("must be above 0 and at most 1", lambda value: 0 < value <= 1)

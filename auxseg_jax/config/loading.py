@@ -1,5 +1,6 @@
 """Finds configs by name and loads them: `load_config("voc:official", seed=1)`."""
 
+import contextlib
 import importlib.util
 import inspect
 import pathlib
@@ -69,6 +70,10 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
     if not isinstance(config, ml_collections.ConfigDict):
         kind = type(config).__name__
         raise UserError(f"{path} is no config: get_config returns {kind}, not a ConfigDict")
+    # A file that was written for an older version goes on working. What cannot be completed is
+    # refused by `validation.check`, with all that is wrong.
+    with config.unlocked(), contextlib.suppress(UserError):
+        declared.add_defaults(config)
     override(config, overrides)
     return config
 

@@ -10,13 +10,18 @@ from auxseg_jax.config.field import Field
 from auxseg_jax.errors import UserError, collect, fault
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def checked(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Checks every field of a config, and fields that must agree.
 
+    Returns:
+      A copy of the config, in which fields that it lacks have their defaults.
+
     Raises:
-      UserError: lists every unknown and every missing field, and every value out of its range.
+      UserError: lists every unknown field, and every value out of its range.
     """
+    config = config.copy_and_resolve_references().unlock()
     with collect() as faults:
+        declared.add_defaults(config)
         fields = declared.fields_of(config)
         for section, known in fields.items():
             content = _section(config, section)
@@ -30,6 +35,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             _check_agreement(config)
     if faults:
         raise UserError("\n  ".join(["the config cannot be used:", *faults]), faults)
+    return config
 
 
 def _parent(section: str) -> str | None:
@@ -55,8 +61,6 @@ def _check_names(section: str, names: set[str], known: Mapping[str, Field]) -> N
             renamed = declared.RENAMED.get(f"{section}.{name}")
             advice = f"it is {renamed} now" if renamed else f"there are {existing}"
             fault(f"{section}.{name}: there is no such field; {advice}")
-    for name in sorted(set(known) - names):
-        fault(f"{_dotted(section, name)}: missing")
 
 
 def _check_values(section: str, values: Mapping[str, Any], known: Mapping[str, Field]) -> None:

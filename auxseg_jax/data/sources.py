@@ -72,13 +72,13 @@ def find_source(builder: str) -> Callable[..., Source]:
     return SOURCES[builder].make
 
 
-def num_classes(*, builder: str, prepared: str, root: str = "", **_: Any) -> int:
+def num_classes(*, builder: str, prepared: str = "", root: str = "", **_: Any) -> int:
     """Returns C of a data set, which need not be there, unless it is a `voc_folder`."""
     classes = about.read(prepared).classes if prepared else SOURCES[builder].classes(root)
     return len(classes) - 1
 
 
-def planes(*, builder: str, prepared: str, **fields: Any) -> list[Plane]:
+def planes(*, builder: str, prepared: str = "", **fields: Any) -> list[Plane]:
     """Returns the planes that a data set brings with its photos."""
     if prepared:
         return [plane for plane in GIVEN if plane.name in about.read(prepared).planes]

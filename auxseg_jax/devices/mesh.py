@@ -201,6 +201,11 @@ def _batch_shares(mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[name] for name in mesh.axis_names if name in _BATCH]))
 
 
+def memory_of(device: jax.Device) -> int | None:
+    """Returns the bytes that JAX may use of a device; None on a CPU, which does not say."""
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def rows_of_host(batch_size: int, mesh: Mesh) -> list[int]:
     """Returns the rows of a batch over all hosts that this host's devices hold, ascending."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()

@@ -26,6 +26,9 @@ from auxseg_jax.pseudo.random_walk import random_walk
 from auxseg_jax.training import losses, optimizer, step
 from auxseg_jax.weights import pretrained
 
+_AFFINITY_SHARE = 1 / 8
+"""Part of a device's memory that affinities may take, unless `affinity.block_mib` says how much."""
+
 _CLASSIFIER_MODULES = ("backbone", "cls_head")
 
 
@@ -39,9 +42,23 @@ def check_batch_sizes(config: ml_collections.ConfigDict, mesh: Mesh) -> None:
             raise UserError(f"{name}.batch_size: {error}") from error
 
 
-def network(config: ml_collections.ConfigDict, num_classes: int) -> auxsegnet.AuxSegNet:
-    """Returns the network that a config describes."""
-    sections = {"model": config.model, "affinity": config.affinity, "tasks": config.tasks}
+def network(
+    config: ml_collections.ConfigDict, num_classes: int, memory: int | None = None
+) -> auxsegnet.AuxSegNet:
+    """Returns the network that a config describes.
+
+    Args:
+      config: the config of the run.
+      num_classes: C.
+      memory: bytes that JAX has on a device; None: of this machine's first one.
+    """
+    affinity = config.affinity.to_dict()
+    if not affinity["block_mib"]:
+        memory = memory or mesh_lib.memory_of(jax.local_devices()[0])
+        del affinity["block_mib"]  # The network has a default of its own, for CPUs.
+        if memory is not None:
+            affinity["block_mib"] = _AFFINITY_SHARE * memory / 2**20
+    sections = {"model": config.model, "affinity": affinity, "tasks": config.tasks}
     return auxsegnet.build(num_classes=num_classes, **sections)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax.config.validation import check
+from auxseg_jax.config.validation import checked
 from auxseg_jax.data import features
 from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.devices import compilation
@@ -62,8 +62,7 @@ class Predictor:
     def __init__(self, workdir: epath.PathLike):
         folder = Workdir(workdir)
         self.stage = folder.trained_stages()[-1]
-        self.config = folder.read_config()
-        check(self.config)
+        self.config = checked(folder.read_config())
         self.classes = tuple(folder.classes())
         compilation.set_compilation_cache(self.config.compilation_cache)
         mesh = mesh_lib.make_mesh()

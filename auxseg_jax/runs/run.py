@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from auxseg_jax.config.validation import check
+from auxseg_jax.config.validation import checked
 from auxseg_jax.data import about
 from auxseg_jax.devices import compilation, hosts, preemption
 from auxseg_jax.errors import UserError
@@ -43,7 +43,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
         message says which fields differ; or another process is at work there.
     """
     folder = Workdir(workdir)
-    check(config)
+    config = checked(config)
     folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
         results = _read_results(folder)
