@@ -59,12 +59,13 @@ def collect(subject: object = None) -> Iterator[list[str]]:
         raise_faults(subject, faults)
 
 
-def raise_faults(subject: object, faults: Sequence[str]) -> None:
-    """Raises a UserError that lists `faults`, if there are any."""
+def raise_faults(subject: object, faults: Sequence[str], advice: str = "") -> None:
+    """Raises a UserError that lists `faults`, if there are any, and ends with `advice`."""
     if not faults:
         return
     count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
     lines = [f"{subject} cannot be used, {count}:", *faults[:_SHOWN]]
     if len(faults) > _SHOWN:
         lines.append(f"and {len(faults) - _SHOWN} more")
+    lines += [advice] if advice else []
     raise UserError("\n  ".join(lines), faults)

@@ -106,6 +106,12 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "cache_dir": Field(
             "~/.cache/auxseg_jax/data", "Folder of the prepared copies of data sets.", free=True
         ),
+        "strict": Field(
+            True,
+            "Refuse data whose parts contradict one another (masks of 0 and 255, classes in "
+            "another order, ...); otherwise it is only said.",
+            free=True,
+        ),
         "prepared": Field(
             "",
             "A prepared copy, as `auxseg prepare` names it, instead of the files of the data set.",

@@ -19,7 +19,7 @@ import numpy as np
 from auxseg_jax.config.loading import load_config
 from auxseg_jax.data import dataset, loader, pseudo_labels, shapes, sources
 from auxseg_jax.devices import mesh as mesh_lib
-from auxseg_jax.files import images, photo_files, storage
+from auxseg_jax.files import file_sets, images, storage
 from auxseg_jax.runs import build
 
 
@@ -97,11 +97,11 @@ def labels(count: int, folder: str) -> None:
     order = np.random.default_rng(0).permutation(count)
     for form in ("files", "array_record"):
         target = pathlib.Path(folder) / form
-        with timed(f"{form}: write"), photo_files.writer(target, form) as write:
+        with timed(f"{form}: write"), file_sets.writer(target, form) as write:
             for index in range(count):
                 write(f"photo_{index:08d}", content)
         with timed(f"{form}: open"):
-            read = photo_files.reader(target)
+            read = file_sets.reader(target)
         with timed(f"{form}: read in another order"):
             for index in order:
                 read(f"photo_{index:08d}", list(content))

@@ -7,13 +7,16 @@ import pytest
 from conftest import faults_named, prepare_files
 from PIL import Image, ImageDraw
 
+from auxseg_jax.data import about
 from auxseg_jax.errors import UserError
 
 
-def test_coco(coco, tmp_path, capsys):
+def test_coco(coco, tmp_path):
     data = prepare_files("coco2014_wsss", coco, tmp_path)
     assert data.classes == ("background", "person", "traffic light")
-    assert "train holds 3 photos, the official one 82783" in capsys.readouterr().err
+    assert "train holds 3 photos, the official one 82783" in "".join(
+        about.read(data.directory).remarks
+    )
     examples = {e["id"].decode(): e for e in data.photos("train")}
     assert {k[-2:]: e["labels"].tolist() for k, e in examples.items()} == {
         "09": [1, 1],

@@ -12,7 +12,7 @@ from PIL import Image
 
 from auxseg_jax.data import about, buckets, cam_files, dataset, features, loader, shapes, transforms
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import images, photo_files, storage
+from auxseg_jax.files import file_sets, images, storage
 from auxseg_jax.files.images import encode_png
 from auxseg_jax.grid import Grid
 from auxseg_jax.pixel_labels import IGNORE, palette
@@ -122,7 +122,10 @@ def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatc
         one, two = pool.map(lambda _: prepare(folder, tmp_path), range(2))
     assert [e["id"] for e in one.photos("train")] == [e["id"] for e in two.photos("train")]
     assert len(built) == 2  # the two TFDS configs, by one of the runs
-    assert {p.name for p in (tmp_path / "cache/voc_folder").iterdir()} == {one.digest, ".lock"}
+    assert {p.name for p in (tmp_path / "cache/voc_folder").iterdir()} == {
+        one.directory.name,
+        ".lock",
+    }
 
 
 def test_a_killed_preparation_is_made_anew(folder, tmp_path, monkeypatch):
@@ -369,7 +372,7 @@ def test_pseudo_labels_come_from_their_folder(generated, tmp_path):
             tmp_path / "segmentation" / f"{name}.png", np.full(size, 2, np.uint8)
         )
         images.write_grey_png(tmp_path / "saliency" / f"{name}.png", np.full(size, 51, np.uint8))
-    stream = train_batches(generated, seed=0, pseudo=photo_files.reader(tmp_path))
+    stream = train_batches(generated, seed=0, pseudo=file_sets.reader(tmp_path))
     batch = next(stream)
     assert (
         set(np.unique(batch["segmentation"])) <= {2, 255}
@@ -405,12 +408,12 @@ def test_whole_photos_are_read_once_each_with_their_padding_masked(generated):
 
 def test_kept_cams_go_into_batches_by_class(generated, tmp_path):
     cams = {}
-    with photo_files.writer(tmp_path, "files") as write:
+    with file_sets.writer(tmp_path, "files") as write:
         for example in generated.photos("train"):
             name, labels = example["id"].decode(), example["labels"]
             cams[name] = np.random.default_rng(len(cams)).random((4, 5, len(labels)), np.float32)
             write(name, cam_files.encode({"cam": cams[name], "labels": labels}))
-    read = functools.partial(cam_files.read, photo_files.reader(tmp_path))
+    read = functools.partial(cam_files.read, file_sets.reader(tmp_path))
     options = loader.BatchOptions(4, 1.0, 1, Grid(8, 0))
     photos, sizes = generated.photos("train"), generated.sizes("train")
     for batch in loader.PhotoReader(photos, sizes, options, READING, read):

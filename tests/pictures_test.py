@@ -111,7 +111,7 @@ def test_a_mended_picture_is_all_that_is_read_again(coco, tmp_path, monkeypatch)
     data = prepare_files("coco2014_wsss", coco, tmp_path)
     assert again == [photo.stem]
     assert {path.name for path in (tmp_path / "cache/coco2014_wsss").iterdir()} == {
-        data.digest,
+        data.directory.name,
         ".lock",
     }
 

@@ -48,7 +48,8 @@ def more_planes(monkeypatch):
         monkeypatch.setattr(module, "PLANES", table)
     for module in (planes, listing, sources, dataset, loader):
         monkeypatch.setattr(module, "GIVEN", given)
-    monkeypatch.setattr("auxseg_jax.data.pictures.PLANES", table)
+    for name in ("pictures", "content"):
+        monkeypatch.setattr(f"auxseg_jax.data.{name}.PLANES", table)
 
 
 def test_a_plane_goes_from_its_folder_to_the_function_of_a_pass(folder, tmp_path, more_planes):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from auxseg_jax import api
 from auxseg_jax.configs import voc as voc_config
-from auxseg_jax.data import voc2012
+from auxseg_jax.data import about, voc2012
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 
@@ -65,9 +65,11 @@ def voc(tmp_path, rng):
     return root
 
 
-def test_voc_with_sbd(voc, tmp_path, capsys):
+def test_voc_with_sbd(voc, tmp_path):
     data = prepare_files("voc2012_wsss", voc, tmp_path, train="train_aug")
-    assert "train_aug holds 3 photos, the official one 10582" in capsys.readouterr().err
+    assert "train_aug holds 3 photos, the official one 10582" in "".join(
+        about.read(data.directory).remarks
+    )
     assert data.classes == voc2012.CLASSES and data.num_classes == 20
     examples = {e["id"].decode(): e for e in data.photos("train_aug")}
     assert sorted(examples) == [

@@ -21,7 +21,7 @@ from auxseg_jax.config.validation import checked
 from auxseg_jax.data import dataset, features, loader, pseudo_labels
 from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
-from auxseg_jax.files import images, photo_files
+from auxseg_jax.files import file_sets, images
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.runs import build
 from auxseg_jax.training import step
@@ -217,7 +217,7 @@ def time_calls(function: Callable, arguments: tuple, runs: int) -> list[float]:
 
 def write_stand_in_labels(photos: Any, folder: epath.Path) -> None:
     """Writes pseudo labels that are made from the saliency: only their shapes matter."""
-    with photo_files.writer(folder, "files") as write:
+    with file_sets.writer(folder, "files") as write:
         for example in (photos[index] for index in range(len(photos))):
             if "saliency" in example:
                 saliency = images.decode_plane(example["saliency"])

@@ -37,6 +37,7 @@ _EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # Names of files may not be in UTF-8.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings are not for users.
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())

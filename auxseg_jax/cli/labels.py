@@ -39,13 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with a folder after --to: share of the photos for validation (0.2)",
     )
 
+    parser.add_argument(
+        "--seed", type=int, default=0, help="with a folder after --to: seed of the splits (0)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace lists that are there and say something else"
+    )
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads and writes labels."""
     from etils import epath
 
-    from auxseg_jax.data import folder_layout, label_tables, listing
-    from auxseg_jax.errors import collect, fault
+    from auxseg_jax.data import folder_layout, label_names, label_tables, listing
+    from auxseg_jax.errors import UserError, collect, fault
 
     with collect(arguments.source):
         classes = None
@@ -60,8 +67,17 @@ def run(arguments: argparse.Namespace) -> None:
         labels = label_tables.read(arguments.source)
         if ids:
             labels = label_tables.with_ids(labels, ids)
-    if epath.Path(arguments.target).is_dir():
-        layout = folder_layout.lay_out(arguments.target, labels, classes, arguments.val_share)
+    target = epath.Path(arguments.target)
+    if not target.is_dir() and not target.suffix:
+        raise UserError(
+            f"--to={target}: there is no such folder; make it, with the photos in "
+            f"{target}/JPEGImages, or name a file .txt, .csv or .json"
+        )
+    if target.is_dir():
+        layout = folder_layout.lay_out(
+            target, labels, classes, arguments.val_share, arguments.seed, arguments.force
+        )
+        print("\n".join(label_names.summary(layout.named)))
         for name, count in layout.written.items():
             print(f"{name}: {count}")
         if not layout.written:
@@ -72,5 +88,6 @@ def run(arguments: argparse.Namespace) -> None:
         return
     with collect(arguments.source):
         named = label_tables.class_names(labels, classes)
-    label_tables.write(arguments.target, named)
-    print(f"{arguments.target}: {len(named)} photos")
+    label_tables.write(target, named)
+    print("\n".join(label_names.summary(named)))
+    print(f"{target}: {len(named)} photos")

@@ -36,13 +36,13 @@ def run(arguments: argparse.Namespace) -> None:
     from etils import epath
 
     from auxseg_jax.data import saliency
-    from auxseg_jax.data.listing import PHOTO_ENDINGS
+    from auxseg_jax.data.listing import is_photo
     from auxseg_jax.errors import UserError
 
     root = epath.Path(arguments.root).expanduser()
     folders = [root / folder for folder in arguments.photos]
     files = (path for folder in folders for path in folder.iterdir())
-    photos = [path for path in files if path.suffix in PHOTO_ENDINGS]
+    photos = [path for path in files if is_photo(path.name)]
     if not photos:
         raise UserError(f"there is no photo in {' or '.join(map(str, folders))}")
     output = root / arguments.output

@@ -35,10 +35,11 @@ class About:
 
     Attributes:
       builder: name of the builder.
-      digest: hash of what it was made from.
+      digest: hash of its content, by which a run knows its data wherever they lie.
       classes: names, background first.
       planes: names of the planes that its photos bring.
       splits: {name: what it holds}.
+      remarks: what a user should know of it although it is no fault.
     """
 
     builder: str
@@ -46,6 +47,7 @@ class About:
     classes: tuple[str, ...]
     planes: tuple[str, ...]
     splits: Mapping[str, Split]
+    remarks: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """Returns what a person should see of it before a run."""
@@ -57,7 +59,7 @@ class About:
                 f"masks; {', '.join(f'{count} {label}' for label, count in counts)}; "
                 f"{split.without_class} without a class"
             )
-        return text
+        return [*text, *(f"  note: {remark}" for remark in self.remarks)]
 
 
 def _listed(names: Collection[str]) -> str:
@@ -92,7 +94,7 @@ def read(directory: epath.PathLike) -> About:
             name: Split(**split | {"of_class": tuple(split["of_class"])})
             for name, split in fields.pop("splits").items()
         }
-        lists = {name: tuple(fields.pop(name)) for name in ("classes", "planes")}
+        lists = {name: tuple(fields.pop(name)) for name in ("classes", "planes", "remarks")}
         return About(**fields, **lists, splits=splits)
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{directory / _FILE} is damaged ({error!r})") from error

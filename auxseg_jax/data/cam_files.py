@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import photo_files
+from auxseg_jax.files import file_sets
 from auxseg_jax.files.terminal import first_line
 
 _KEY = "{}.npy"
@@ -19,7 +19,7 @@ def encode(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     return {_KEY: content.getvalue()}
 
 
-def read(files: photo_files.Read, name: str) -> np.ndarray:
+def read(files: file_sets.Read, name: str) -> np.ndarray:
     """Reads one photo's CAM, float32 [h, w, K] of its K classes in order.
 
     Raises:

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from auxseg_jax.files import images, storage
 from auxseg_jax.files.terminal import progress, say
 
 _SIZES = "sizes.npz"
+_MASK_DECODERS = {"segmentation": tfds.decode.SkipDecoding()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Dataset:
       classes: names, background first.
       train_split: name of the split to train on.
       val_split: name of the split to evaluate on.
-      digest: hash of what it was made from.
+      digest: hash of its content.
       directory: folder of the prepared files.
     """
 
@@ -85,8 +87,7 @@ class Dataset:
         if not self.has_masks(split):
             raise UserError(f"split {split!r} of {self.name} has no pixel labels to evaluate with")
         builder = _builder(self.directory, features.MASKS)
-        decoders = {"segmentation": tfds.decode.SkipDecoding()}
-        return builder.as_data_source(split=split, decoders=decoders)
+        return builder.as_data_source(split=split, decoders=_MASK_DECODERS)
 
 
 def prepare(
@@ -96,6 +97,7 @@ def prepare(
     val_split: str,
     cache_dir: str,
     prepared: str = "",
+    strict: bool = True,
     **fields: Any,
 ) -> Dataset:
     """Prepares a data set under `cache_dir`, unless it is there already, and returns its reader.
@@ -107,6 +109,7 @@ def prepare(
       cache_dir: folder of the prepared copies (ArrayRecord files, named by a hash of what they were
         made from).
       prepared: a prepared copy that is read as it is, wherever it was made.
+      strict: refuse data whose parts contradict one another, see `data.content`.
       **fields: the builder's own fields.
 
     Raises:
@@ -126,11 +129,13 @@ def prepare(
     if not about.exists(directory):
         with _sole_preparation(cache):
             if not directory.exists():  # Another run may have been first.
-                source.check(work)
+                remarks = source.check(work, strict)
                 _build(directory, work, source)
-            if not about.exists(directory):
-                _describe(directory, builder, source)
-    return Dataset(builder, source.classes, train_split, val_split, source.digest, directory)
+                _describe(directory, builder, source, remarks)
+            elif not about.exists(directory):
+                _describe(directory, builder, source, remarks=())
+    digest = about.read(directory).digest
+    return Dataset(builder, source.classes, train_split, val_split, digest, directory)
 
 
 def _open(directory: epath.Path, builder: str, train_split: str, val_split: str) -> Dataset:
@@ -154,7 +159,7 @@ def _builder(directory: epath.Path, config: str) -> tfds.core.DatasetBuilder:
 
     The lists of a large data set take gigabytes; they are let go once it is prepared.
     """
-    return tfds.builder_from_directory(next(directory.glob(f"*/{config}/*")))
+    return tfds.builder_from_directory(storage.matching(directory, f"*/{config}/*")[0])
 
 
 def _photos(builder: tfds.core.DatasetBuilder, split: str) -> Any:
@@ -184,19 +189,22 @@ def _build(directory: epath.Path, work: epath.Path, source: Source) -> None:
     staging_dir = work / directory.name
     for config in (features.PHOTOS, features.MASKS):
         _download_and_prepare(source.make_builder(work, config=config, data_dir=str(staging_dir)))
-    for partial_dir in staging_dir.glob("*/*/*incomplete*"):  # A build that was killed left them.
+    for partial_dir in storage.matching(
+        staging_dir, "*/*/*incomplete*"
+    ):  # A build that was killed left them.
         partial_dir.rmtree()
     staging_dir.rename(directory)
     work.rmtree()
 
 
-def _describe(directory: epath.Path, name: str, source: Source) -> None:
+def _describe(directory: epath.Path, name: str, source: Source, remarks: Sequence[str]) -> None:
     """Reads all records once, and writes beside them their sizes and what they hold.
 
     Otherwise every start would read every photo for its size.
     """
     photos, masks = (_builder(directory, config) for config in (features.PHOTOS, features.MASKS))
     sizes, splits = {}, {}
+    state = hashlib.sha256(repr(source.classes).encode())
     for split in photos.info.splits:
         records = _photos(photos, split)
         sizes[split] = np.zeros((len(records), 2), np.int32)
@@ -204,18 +212,29 @@ def _describe(directory: epath.Path, name: str, source: Source) -> None:
         with progress(f"sizes of {split}", len(records), unit="photo") as bar:
             for index in range(len(records)):
                 example = records[index]
+                _add_to_hash(state, split, example)
                 sizes[split][index] = example["size"]
                 of_class += example["labels"]
                 without += not example["labels"].any()
                 bar.advance(1)
         has_masks = split in masks.info.splits
+        if has_masks:
+            for example in masks.as_data_source(split=split, decoders=_MASK_DECODERS):
+                _add_to_hash(state, split, example)
         splits[split] = about.Split(len(records), tuple(of_class.tolist()), without, has_masks)
     buffer = io.BytesIO()
     np.savez(buffer, **sizes)
     storage.write_bytes(directory / _SIZES, buffer.getvalue())
     planes = tuple(plane.name for plane in GIVEN if plane.name in photos.info.features)
-    content = about.About(name, source.digest, source.classes, planes, splits)
+    digest = state.hexdigest()[:16]
+    content = about.About(name, digest, source.classes, planes, splits, tuple(remarks))
     about.write(directory, content)
+
+
+def _add_to_hash(state: Any, split: str, example: dict[str, Any]) -> None:
+    for key, value in sorted(example.items()):
+        data = value if isinstance(value, bytes) else np.asarray(value).tobytes()
+        state.update(f"{split} {key} {len(data)} ".encode() + data)
 
 
 def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:

@@ -1,11 +1,13 @@
 """Makes a folder of photos and a table of labels a data set for the builder `voc_folder`."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from etils import epath
 
-from auxseg_jax.data import label_tables, listing
+from auxseg_jax.data import label_tables, listing, voc_folder
 from auxseg_jax.errors import collect, fault, raise_faults
 from auxseg_jax.files import storage
 
@@ -16,10 +18,12 @@ class Layout:
 
     Attributes:
       written: {list: number of lines} of the lists that were not there already.
+      named: {id: classes} of the photos that are in it.
       unlabelled: ids of the photos that were left out, because the labels do not name them.
     """
 
     written: dict[str, int]
+    named: dict[str, list[str]]
     unlabelled: list[str]
 
 
@@ -28,6 +32,8 @@ def lay_out(
     labels: label_tables.Labels,
     classes: Sequence[str] | None,
     val_share: float,
+    seed: int = 0,
+    force: bool = False,
 ) -> Layout:
     """Writes classes.txt, image_labels.txt and the lists of two splits beside the photos.
 
@@ -35,8 +41,9 @@ def lay_out(
       root: folder that holds JPEGImages.
       labels: see `label_tables.read`; photos without an entry are left out.
       classes: background first; None: all that `labels` name, sorted.
-      val_share: share of the photos in the split val, spread evenly over the sorted ids. At least
-        one photo is in each split.
+      val_share: share of the photos in the split val, see `stratify`.
+      seed: seed of the splits.
+      force: replace lists that are there and say something else.
 
     Raises:
       UserError: photos and labels do not fit, or a list is there and says something else; nothing
@@ -44,9 +51,9 @@ def lay_out(
     """
     root = epath.Path(root)
     with collect(root):
-        stems = _photo_stems(root / "JPEGImages")
-        if stems:
-            for name in sorted(set(labels) - stems):
+        photos = _photos(root)
+        if photos:
+            for name in sorted(set(labels) - photos):
                 fault(f"{name}: has labels, but there is no photo JPEGImages/{name}.jpg")
         named = label_tables.class_names(labels, classes)
         if classes is None:
@@ -59,41 +66,99 @@ def lay_out(
                     f"the class {name!r} has a blank in it, "
                     "and image_labels.txt parts names by blanks"
                 )
-        ids = sorted(set(named) & stems)
+        ids = sorted(set(named) & photos)
         if not 0 < val_share < 1 or len(ids) < 2:
             fault(
                 f"{len(ids)} photos, of which {val_share} for validation: "
                 "expected two or more, and a share between 0 and 1"
             )
-    every_nth = min(max(round(1 / val_share), 2), len(ids))
+    chosen = stratify({name: named[name] for name in ids}, val_share, seed)
     lists = {
         "classes.txt": list(classes),
         "image_labels.txt": [" ".join([name, *named[name]]) for name in ids],
-        "ImageSets/Segmentation/train.txt": [n for k, n in enumerate(ids, 1) if k % every_nth],
-        "ImageSets/Segmentation/val.txt": [n for k, n in enumerate(ids, 1) if not k % every_nth],
+        "ImageSets/Segmentation/train.txt": [name for name in ids if name not in chosen],
+        "ImageSets/Segmentation/val.txt": [name for name in ids if name in chosen],
     }
-    return Layout(_write_lists(root, lists), sorted(stems - set(named)))
+    written = _write_lists(root, lists, force)
+    return Layout(written, {name: named[name] for name in ids}, sorted(photos - set(named)))
 
 
-def _photo_stems(folder: epath.Path) -> set[str]:
-    files = listing.file_names(folder)
-    stems = {name.rsplit(".", 1)[0] for name in files if name.endswith(listing.PHOTO_ENDINGS)}
-    if not stems:
-        fault(f"there is no photo in {folder}")
-    for name in sorted(files):
-        if not listing.is_id(name):
-            fault(f"JPEGImages/{name}: its name has a blank in it")
-    return stems
+def stratify(labels: Mapping[str, Sequence[str]], share: float, seed: int) -> set[str]:
+    """Chooses photos for validation, so that every class has about its share there.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): the photos of the
+    rarest class are dealt out first, each to the split that still lacks most of its class. A class
+    of a single photo is trained; one of two or more has a photo in both splits, where the number
+    of photos for validation allows it.
+
+    Args:
+      labels: {id: classes}.
+      share: of the photos, in 0..1; at least one photo is in each split.
+      seed: seed of the order in which photos of one class are dealt out.
+
+    Returns:
+      The ids for validation, round(share * n) of them.
+    """
+    names = sorted(labels)
+    np.random.default_rng(seed).shuffle(names)
+    total = min(max(round(share * len(names)), 1), len(names) - 1)
+    room = {True: total, False: len(names) - total}
+    of_class: dict[str, list[str]] = {}
+    for name in names:
+        for c in labels[name]:
+            of_class.setdefault(c, []).append(name)
+    wanted = {c: share * len(photos) for c, photos in of_class.items()}
+    # A class that comes twice or more is both trained and validated.
+    wanted = {c: max(w, 1.0) if len(of_class[c]) > 1 else 0.0 for c, w in wanted.items()}
+    lacking = {True: wanted, False: {c: len(of_class[c]) - w for c, w in wanted.items()}}
+    left, chosen = dict.fromkeys(names), set()
+    counts = {c: len(photos) for c, photos in of_class.items()}
+    while left:
+        rarest = min((c for c in counts if counts[c]), key=lambda c: (counts[c], c), default=None)
+        for name in [name for name in of_class.get(rarest, names) if name in left]:
+            to_val = room[True] > 0 and (
+                not room[False]
+                or (lacking[True].get(rarest, room[True]) / max(total, 1))
+                >= (lacking[False].get(rarest, room[False]) / max(len(names) - total, 1))
+            )
+            room[to_val] -= 1
+            for c in labels[name]:
+                lacking[to_val][c] -= 1
+                counts[c] -= 1
+            if to_val:
+                chosen.add(name)
+            del left[name]
+    return chosen
 
 
-def _write_lists(root: epath.Path, lists: dict[str, list[str]]) -> dict[str, int]:
-    """Writes the lists that are absent; returns their numbers of lines."""
-    texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in lists.items()}
-    existing = {name: (root / name).read_text() for name in lists if (root / name).exists()}
-    different = [name for name, text in existing.items() if text != texts[name]]
-    advice = "is there already, and would be written otherwise; delete it first"
-    raise_faults(root, [f"{name} {advice}" for name in different])
-    absent = [name for name in lists if name not in existing]
-    for name in absent:
-        storage.write_bytes(root / name, texts[name].encode())
-    return {name: len(lists[name]) for name in absent}
+def _photos(root: epath.Path) -> set[str]:
+    folder = root / "JPEGImages"
+    files = listing.files_by_id(folder, listing.is_photo)
+    if not files:
+        advice = f"; {voc_folder.move_advice(root)}" if voc_folder.is_flat(root) else ""
+        fault(f"there is no photo in {folder}{advice}")
+    for name in files:
+        listing.one_file(files, name, folder)
+    return set(files)
+
+
+def _write_lists(root: epath.Path, lists: dict[str, list[str]], force: bool) -> dict[str, int]:
+    """Writes the lists that are absent or, with `force`, different; returns their lengths."""
+    existing = {n: storage.read_text(root / n).splitlines() for n in lists if (root / n).exists()}
+    different = [name for name, lines in existing.items() if lines != lists[name]]
+    if not force:
+        raise_faults(root, [_difference(n, existing[n], lists[n]) for n in different])
+    left = [name for name in lists if name not in existing or name in different]
+    for name in left:
+        text = "".join(f"{line}\n" for line in lists[name])
+        storage.write_bytes(root / name, text.encode())
+    return {name: len(lists[name]) for name in left}
+
+
+def _difference(name: str, before: Sequence[str], now: Sequence[str]) -> str:
+    pairs = itertools.zip_longest(before, now, fillvalue="")
+    number, (old, new) = next((k, pair) for k, pair in enumerate(pairs, 1) if pair[0] != pair[1])
+    return (
+        f"{name} is there already, and would be written otherwise (line {number}: {old!r} there, "
+        f"{new!r} now); --force replaces it"
+    )

@@ -1,17 +1,20 @@
 """Image-level labels, read from every form they come in, and written.
 
 image_labels.txt     "<id> <class> <class> ..." a line; an id alone has no class
-NAME.csv             a header, then "id,classes" with classes parted by ";" or "|", in one row or
-                     several; or a column of 0/1 for each class
+NAME.csv, NAME.tsv   a header, then "id,classes" with classes parted by ";" or "|", in one row or
+                     several; or a column of 0/1 for each class; see `data.label_csv`
 NAME.json            {"<id>": ["<class>", ...]}, or an annotation file of COCO (instances_*.json)
 NAME.npy             cls_labels.npy of the field's repositories: a pickled dict of multi-hot
                      vectors, of which nothing is run; ids as text or as numbers
                      (2007000032, or COCO's 9)
 FOLDER               of VOC's Annotations/<id>.xml
+
+Everywhere a photo may be named by its id, or by its file, whose ending is left out.
 """
 
 import collections
 import csv
+import difflib
 import io
 import json
 import re
@@ -22,14 +25,12 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import listing
+from auxseg_jax.data import label_csv, label_names, listing
 from auxseg_jax.errors import UserError, fault
 from auxseg_jax.files import pickles, storage
 
 Labels = dict[str, tuple[str, Sequence[str] | np.ndarray]]
 """{id: (where that stands, names of its classes or a multi-hot vector)}."""
-
-_PHOTO_ENDING = r"\.(jpe?g|png)$"
 
 
 def read(path: epath.PathLike) -> Labels:
@@ -39,19 +40,32 @@ def read(path: epath.PathLike) -> Labels:
       UserError: the ending is of no known form.
     """
     path = epath.Path(path)
-    if not path.is_dir() and path.suffix not in _READERS:
+    ending = path.suffix.lower()
+    if not path.is_dir() and ending not in _READERS:
         forms = ", ".join(_READERS)
         raise UserError(f"{path}: labels come as a folder of .xml, or as {forms}")
     try:
-        labels = _read_xml(path) if path.is_dir() else _READERS[path.suffix](path)
+        written = _read_xml(path) if path.is_dir() else _READERS[ending](path)
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         fault(f"{path.name}: {error}")
         return {}
-    for name in [name for name in labels if not listing.is_id(name)]:
-        where, _ = labels.pop(name)
-        fault(
-            f"{where}: {name!r} is not an id (a plain file name without folder, blanks and ending)"
-        )
+    labels: Labels = {}
+    spelled: dict[str, str] = {}
+    for name, entry in written.items():
+        photo = listing.photo_id(name)
+        if photo in labels:
+            fault(
+                f"{entry[0]}: {spelled[photo]} and {name} are both the photo {photo}, for ids have "
+                "no ending; rename one of the files"
+            )
+        elif not listing.is_id(photo):
+            fault(
+                f"{entry[0]}: {name!r} is not an id (a plain file name without folder and blanks)"
+            )
+        else:
+            labels[photo], spelled[photo] = entry, name
+    if not written:
+        fault(f"{path.name}: names no photo")
     return labels
 
 
@@ -73,12 +87,19 @@ def vectors(labels: Labels, classes: Sequence[str]) -> dict[str, np.ndarray]:
             if label in index:
                 result[name][index[label]] = 1
             elif classes:
-                fault(f"{where}: {name} has the class {label!r}, which classes.txt does not name")
+                near = difflib.get_close_matches(label, index, n=1)
+                hint = f"; {near[0]!r}?" if near else ""
+                fault(
+                    f"{where}: {name} has the class {label!r}, "
+                    f"which classes.txt does not name{hint}"
+                )
     return result
 
 
 def class_names(labels: Labels, classes: Sequence[str] | None) -> dict[str, list[str]]:
     """Returns {id: names of classes}; vectors need `classes` (background first). Reports faults."""
+    named = {name: row for name, row in labels.items() if not isinstance(row[1], np.ndarray)}
+    label_names.check(named, are_listed=classes is not None)
     if classes is not None:
         result = {}
         for name, vector in vectors(labels, classes).items():
@@ -157,52 +178,11 @@ def _read_txt(path: epath.Path) -> Labels:
 
 
 def _read_csv(path: epath.Path) -> Labels:
-    text = path.read_bytes().decode("utf-8-sig")
-    rows = list(csv.reader(io.StringIO(text), strict=True))
-    if not rows or len(rows[0]) < 2:
-        raise UserError(
-            "expected a header and at least two columns, parted by commas: "
-            "the photo's id, its classes"
-        )
-    if re.search(_PHOTO_ENDING, rows[0][0], re.IGNORECASE):
-        raise UserError(
-            f"the first line is a photo, {rows[0][0]}; it must be a header, such as id,classes"
-        )
-    stripped = [[cell.strip() for cell in row] for row in rows]
-    header, body = stripped[0], [row for row in enumerate(stripped[1:], 2) if any(row[1])]
-    # One column a class, rather than a column with the names of classes.
-    is_wide = all(cell in ("0", "1") for _, row in body for cell in row[1:])
-    if len(header) > 2 and not is_wide:
-        raise UserError(
-            "more than two columns, and not all of 0 and 1: "
-            "expected id,classes, or a column of 0/1 a class"
-        )
-    labels: Labels = {}
-    for number, row in body:
-        where = f"{path.name} line {number}"
-        if len(row) != len(header):
-            fault(f"{where}: {len(row)} columns, the header has {len(header)}")
-            continue
-        name = re.sub(_PHOTO_ENDING, "", row[0], flags=re.IGNORECASE)
-        if is_wide:
-            cells = zip(header[1:], row[1:], strict=True)
-            present = [label for label, cell in cells if cell == "1"]
-            if name in labels:
-                fault(f"{where}: {name} has a line already")
-        else:
-            present = _split_names(row[1])
-        before = labels.get(name, (where, []))[1]
-        labels[name] = where, [*dict.fromkeys([*before, *present])]
-    return labels
-
-
-def _split_names(cell: str) -> list[str]:
-    """Splits names of classes at ";", "|" or ","; they may hold blanks."""
-    return [part.strip() for part in re.split(r"[;|,]", cell) if part.strip()]
+    return label_csv.parse(storage.read_text(path), path.name)
 
 
 def _read_json(path: epath.Path) -> Labels:
-    text = path.read_bytes().decode("utf-8-sig")
+    text = storage.read_text(path)
     try:
         content = json.loads(text, object_pairs_hook=_without_repeated_keys)
     except json.JSONDecodeError as error:
@@ -230,16 +210,18 @@ def _read_coco(where: str, content: dict) -> Labels:
     try:
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         names = {
-            entry["id"]: str(entry["file_name"]).rsplit("/", 1)[-1].rsplit(".", 1)[0]
-            for entry in content["images"]
+            entry["id"]: str(entry["file_name"]).rsplit("/", 1)[-1] for entry in content["images"]
         }
         present: dict[Any, dict[str, None]] = {key: {} for key in names}
         for entry in content["annotations"]:
             present[entry["image_id"]][categories[entry["category_id"]]] = None
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(
-            f"not an annotation file of COCO: {error!r} is missing, or named nowhere"
+            f"not an annotation file of COCO: {error.args[0]!r} is missing, or an annotation names "
+            "an image or a category of that id, which the file does not have"
         ) from error
+    except TypeError as error:
+        raise UserError(f"not an annotation file of COCO: {error}") from error
     if len(set(names.values())) < len(content["images"]):
         raise UserError("two images have one id or one name")
     return {names[key]: (where, list(value)) for key, value in present.items()}
@@ -247,7 +229,7 @@ def _read_coco(where: str, content: dict) -> Labels:
 
 def _read_xml(folder: epath.Path) -> Labels:
     labels: Labels = {}
-    files = sorted(folder.glob("*.xml"))
+    files = storage.matching(folder, "*.xml")
     for path in files:
         try:
             labels[path.stem] = path.name, xml_classes(path)
@@ -296,4 +278,10 @@ def _is_vector(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 1
 
 
-_READERS = {".txt": _read_txt, ".csv": _read_csv, ".json": _read_json, ".npy": _read_npy}
+_READERS = {
+    ".txt": _read_txt,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".json": _read_json,
+    ".npy": _read_npy,
+}

@@ -2,16 +2,20 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
 from auxseg_jax.data.planes import GIVEN, GREY, NO_FOLDER, PLANES, Plane
 from auxseg_jax.errors import UserError, fault, raise_faults
+from auxseg_jax.files import storage
 from auxseg_jax.pixel_labels import IGNORE
 
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+_PHOTO_ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +99,10 @@ class Listing:
         return tuple(p.name for p in GIVEN if any(photo.planes.get(p.name) for photo in photos))
 
     def digest(self) -> str:
-        """Returns a hash of the lists and of every file's name, size and time.
+        """Returns a hash of the lists and of every file's state; it names the prepared copy.
 
-        A prepared copy is stale when it changes.
+        When it changes, everything is read again. Whether the data have changed is then told by
+        the content, see `about.About.digest`.
         """
         header = (str(self.root), self.classes, tuple(self.photos), self.masks)
         state = hashlib.sha256(repr(header).encode())
@@ -111,9 +116,12 @@ class Listing:
 
 
 def file_state(path: epath.Path) -> bytes:
-    """Returns name, size and time of a file, by which it is known."""
-    stat = path.stat()
-    return f"{path} {stat.length} {stat.mtime}".encode()
+    """Returns name, size and times of a file: whatever writes to it changes them."""
+    if storage.is_remote(path):
+        stat = path.stat()
+        return f"{path} {stat.length} {stat.mtime}".encode()
+    stat = os.stat(path)
+    return os.fsencode(path) + f" {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}".encode()
 
 
 def find_root(root: epath.PathLike) -> epath.Path:
@@ -144,8 +152,23 @@ def by_stem(paths: Iterable[epath.PathLike]) -> dict[str, epath.Path]:
     return stems
 
 
+def is_photo(name: str) -> bool:
+    """Returns whether a file's name ends as a photo's does."""
+    return _PHOTO_ENDING.search(name) is not None
+
+
+def photo_id(name: str) -> str:
+    """Returns the id of a photo: its file's name without ending, composed as Unicode's NFC is.
+
+    Some file systems and programs decompose letters (NFD).
+    """
+    return unicodedata.normalize("NFC", _PHOTO_ENDING.sub("", name))
+
+
 def is_id(name: str) -> bool:
-    """Returns whether `name` is a plain file name, without folder and blanks."""
+    """Returns whether `name` is a plain file name in UTF-8, without folder and blanks."""
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's sign of other bytes.
+        return False
     in_folder = "/" in name or "\\" in name or name in ("", ".", "..")
     return not in_folder and len(name.split()) == 1
 
@@ -170,9 +193,9 @@ def read_lines(path: epath.Path) -> list[tuple[int, str]]:
         fault(f"{path.name}: there is no file {path}")
         return []
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        fault(f"{path.name}: not a text file ({error})")
+        text = storage.read_text(path)
+    except UserError as error:
+        fault(f"{path.name}: {error}")
         return []
     lines = enumerate(text.splitlines(), 1)
     return [(number, line.strip()) for number, line in lines if line.strip()]
@@ -183,7 +206,7 @@ def read_split(path: epath.Path) -> tuple[str, ...]:
     names: dict[str, None] = {}  # A set that keeps its order.
     lines = read_lines(path)
     for number, name in lines:
-        where = f"{path.name} line {number}"
+        where, name = f"{path.name} line {number}", photo_id(name)
         if not is_id(name):
             fault(f"{where}: {name!r} is not an id (a plain file name without folder and ending)")
         elif name in names:
@@ -198,6 +221,25 @@ def read_split(path: epath.Path) -> tuple[str, ...]:
 def file_names(path: epath.Path) -> set[str]:
     """Returns the names of the files in a folder, without links that lead nowhere."""
     return {p.name for p in path.iterdir() if p.exists()} if path.is_dir() else set()
+
+
+def files_by_id(folder: epath.Path, is_wanted: Callable[[str], bool]) -> dict[str, list[str]]:
+    """Returns {id: names of its files, sorted} of the files whose names are wanted."""
+    files: dict[str, list[str]] = {}
+    for name in sorted(filter(is_wanted, file_names(folder))):
+        stem = unicodedata.normalize("NFC", name.rpartition(".")[0])
+        files.setdefault(stem, []).append(name)
+    return files
+
+
+def one_file(files: Mapping[str, Sequence[str]], name: str, folder: epath.Path) -> str | None:
+    """Returns the file of an id, or None; reports a fault if there are several."""
+    found = files.get(name, ())
+    if len(found) > 1:
+        fault(
+            f"{name}: {folder.name} holds {' and '.join(found)}; an id is of one file, rename one"
+        )
+    return found[0] if found else None
 
 
 def check_disjoint(photos: Mapping[str, Sequence[Photo]], first: str, second: str) -> None:
@@ -232,22 +274,26 @@ def find_planes(
         if len(paths) > 1 and PLANES[plane].kind != GREY:
             fault(f"data.{plane}={value!r}: only planes of greys can be of several folders")
             continue
-        for folder in paths:
-            _check_folder(folder, PLANES[plane], list(files))
-        for name, planes in files.items():
-            planes[plane] = tuple(folder / f"{name}{PLANES[plane].suffix}" for folder in paths)
+        found = [_find_plane(folder, PLANES[plane], list(files)) for folder in paths]
+        for number, name in enumerate(files):
+            files[name][plane] = tuple(names[number] for names in found)
     return files
 
 
-def _check_folder(folder: epath.Path, plane: Plane, names: Sequence[str]) -> None:
-    listed, suffix = file_names(folder), plane.suffix
-    if names and not any(f"{name}{suffix}" in listed for name in names):
+def _find_plane(folder: epath.Path, plane: Plane, names: Sequence[str]) -> list[epath.Path]:
+    """Returns the file of each photo; reports those that are absent."""
+    suffix = plane.suffix
+    listed = files_by_id(folder, lambda name: name.lower().endswith(suffix))
+    found = [one_file(listed, name, folder) for name in names]
+    paths = [folder / (file or f"{name}{suffix}") for name, file in zip(names, found, strict=True)]
+    if names and not any(found):
         advice = f"{plane.advice}, " if plane.advice else ""
         fault(
             f"{folder}: no {plane.name} map <id>{suffix} of any photo; "
             f"{advice}data.{plane.name}={NO_FOLDER} does without"
         )
-        return
-    for name in names:
-        if f"{name}{suffix}" not in listed:
+        return paths
+    for name, file in zip(names, found, strict=True):
+        if file is None:
             fault(f"{name}: no {plane.name} map {folder.name}/{name}{suffix}")
+    return paths

@@ -25,7 +25,7 @@ from auxseg_jax.data import features, pseudo_labels, transforms
 from auxseg_jax.data.buckets import buckets, photos_a_batch
 from auxseg_jax.data.planes import GIVEN, PLANES
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import images, photo_files
+from auxseg_jax.files import file_sets, images
 from auxseg_jax.grid import Grid
 
 
@@ -36,7 +36,7 @@ class _Crop(grain.RandomMapTransform):
     "scale_seed" of an example, where there is one, is shared by its batch.
     """
 
-    pseudo: photo_files.Read | None
+    pseudo: file_sets.Read | None
     options: transforms.Augmentation
 
     def random_map(self, raw: dict[str, Any], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -110,7 +110,7 @@ class TrainSource:
     """
 
     photos: Any
-    pseudo: photo_files.Read | None
+    pseudo: file_sets.Read | None
     batch_size: int
     rows: Sequence[int]
     seed: int

@@ -22,8 +22,12 @@ _BROKEN_MAT_ERRORS = (  # What scipy raises for a damaged file.
 )
 
 
-def read(source: epath.Path | Objects) -> np.ndarray:
+def read(source: epath.Path | Objects, num_labels: int) -> np.ndarray:
     """Reads the mask of a `Photo`, uint8 [H, W].
+
+    Args:
+      source: where it is.
+      num_labels: number of classes with background, see `images.decode_labels`.
 
     Raises:
       UserError: it is broken.
@@ -31,7 +35,9 @@ def read(source: epath.Path | Objects) -> np.ndarray:
     if isinstance(source, Objects):
         return paint(source)
     data = source.read_bytes()
-    return read_sbd(data) if source.suffix == ".mat" else images.decode_plane(data)
+    if source.suffix == ".mat":
+        return read_sbd(data)
+    return images.decode_labels(data, num_labels)
 
 
 def read_sbd(data: bytes) -> np.ndarray:

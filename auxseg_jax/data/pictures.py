@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import features, masks
+from auxseg_jax.data import content, features, masks
 from auxseg_jax.data.listing import Listing, Objects, Photo, file_state
 from auxseg_jax.data.planes import PLANES, Plane
 from auxseg_jax.errors import UserError, collect, fault
@@ -48,6 +48,13 @@ class CheckedPhoto(NamedTuple):
     size: tuple[int, int]
     planes: dict[str, bytes]
     mask: bytes | None
+
+
+class _Seen(NamedTuple):
+    """A photo as viewers show it: its (H, W), None if it is broken, and whether EXIF turns it."""
+
+    size: tuple[int, int] | None
+    is_turned: bool
 
 
 class _Chunk(NamedTuple):
@@ -84,18 +91,34 @@ def check(listing: Listing, work: epath.PathLike) -> None:
             ) from error
 
 
+def judge(listing: Listing, work: epath.PathLike) -> list[str]:
+    """Judges the content of pictures that `check` has found to be readable, see `content.judge`."""
+    remarks = []
+    for split, photos in listing.photos.items():
+        noted = map(_read_facts, _chunks(listing, split, work))
+        facts = content.Facts(*map(np.concatenate, zip(*noted, strict=True)))
+        names, labels = [photo.name for photo in photos], [photo.labels for photo in photos]
+        remarks += content.judge(split, names, np.stack(labels), facts, listing.classes)
+    return remarks
+
+
+def _read_facts(chunk: _Chunk) -> list[np.ndarray]:
+    with np.load(io.BytesIO(chunk.path.read_bytes()), allow_pickle=False) as stored:
+        return [stored[key] for key in content.Facts._fields]
+
+
 def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[CheckedPhoto]:
     """Reads what `check` left of every photo of a split."""
     for chunk in _chunks(listing, split, work):
-        with np.load(io.BytesIO(chunk.path.read_bytes()), allow_pickle=False) as content:
+        with np.load(io.BytesIO(chunk.path.read_bytes()), allow_pickle=False) as kept:
             for number, photo in enumerate(chunk.photos):
                 stored = {
-                    key: content[f"{key}{number}"].tobytes()
+                    key: kept[f"{key}{number}"].tobytes()
                     for key in (*PLANES, _MASK)
-                    if f"{key}{number}" in content
+                    if f"{key}{number}" in kept
                 }
                 mask = stored.pop(_MASK, None)
-                size = tuple(content[f"size{number}"].tolist())
+                size = tuple(kept[f"size{number}"].tolist())
                 yield CheckedPhoto(photo, size, stored, mask)
 
 
@@ -155,7 +178,7 @@ def _chunks(listing: Listing, split: str, work: epath.PathLike) -> Iterator[_Chu
 
 
 def _hash(photos: Sequence[Photo], num_labels: int) -> str:
-    state = hashlib.sha256(f"{num_labels}".encode())
+    state = hashlib.sha256(f"{num_labels} {content.Facts._fields}".encode())
     for photo in photos:
         state.update(repr((photo.name, photo.mask)).encode())
         for path in photo.files:
@@ -167,63 +190,69 @@ def _hash(photos: Sequence[Photo], num_labels: int) -> str:
 def _check_chunk(photos: Sequence[Photo], num_labels: int, path: epath.Path) -> list[str]:
     """Writes a chunk if it has no fault; returns its faults, for it runs in another process."""
     stored: dict[str, np.ndarray] = {}
+    noted: list[content.Facts] = []
     with collect() as faults:
         for number, photo in enumerate(photos):
-            size, encoded = _check_photo(photo, num_labels)
+            size, encoded, facts = _check_photo(photo, num_labels)
+            noted.append(facts)
             if size:
                 stored[f"size{number}"] = np.array(size, np.int32)
             for key, data in encoded.items():
                 stored[f"{key}{number}"] = np.frombuffer(data, np.uint8)
     if not faults:
         buffer = io.BytesIO()
-        np.savez(buffer, **stored)
+        facts = map(np.stack, zip(*noted, strict=True))
+        np.savez(buffer, **stored, **dict(zip(content.Facts._fields, facts, strict=True)))
         storage.write_bytes(path, buffer.getvalue())
     return faults
 
 
-def _check_photo(photo: Photo, num_labels: int) -> tuple[tuple[int, int] | None, dict[str, bytes]]:
-    """Returns the size of a photo, None if it is broken, and its planes and mask as PNGs."""
-    size, encoded = None, {}
+def _check_photo(
+    photo: Photo, num_labels: int
+) -> tuple[tuple[int, int] | None, dict[str, bytes], content.Facts]:
+    """Returns the size of a photo, None if it is broken, its planes and mask as PNGs, and facts."""
+    size, encoded, image, planes, mask = None, {}, b"", {}, None
     try:
-        size = features.check_image(photo.image.read_bytes())
+        image = photo.image.read_bytes()
+        size = features.check_image(image)
     except (OSError, ValueError) as error:
         fault(f"{_where(photo, photo.image)} cannot be read: {error}")
+    seen = _Seen(size, content.orientation(image) > 4)
     for name, paths in photo.planes.items():
         plane = PLANES[name]
-        arrays = [_read_plane(photo, plane, path, size) for path in paths]
+        arrays = [_read_plane(photo, plane, path, seen) for path in paths]
         is_whole = all(array is not None for array in arrays)
         if is_whole and len({array.shape for array in arrays}) == 1:
-            encoded[name] = plane.store(plane.merge(arrays))
-    if photo.mask is not None and (mask := _read_mask(photo, num_labels, size)) is not None:
+            planes[name] = plane.merge(arrays)
+            encoded[name] = plane.store(planes[name])
+    if photo.mask is not None and (mask := _read_mask(photo, num_labels, seen)) is not None:
         encoded[_MASK] = images.encode_png(mask)
-    return size, encoded
+    return size, encoded, content.facts(image, size, planes, mask, num_labels)
 
 
-def _read_plane(
-    photo: Photo, plane: Plane, path: epath.Path, size: tuple[int, int] | None
-) -> np.ndarray | None:
+def _read_plane(photo: Photo, plane: Plane, path: epath.Path, seen: _Seen) -> np.ndarray | None:
     try:
         array = plane.decode_file(path.read_bytes())
     except (OSError, ValueError) as error:
         fault(f"{_where(photo, path)} cannot be read: {error}")
         return None
-    _check_size(_where(photo, path), array.shape[-2:], size)
+    _check_size(_where(photo, path), array.shape[-2:], seen)
     return array
 
 
-def _read_mask(photo: Photo, num_labels: int, size: tuple[int, int] | None) -> np.ndarray | None:
-    where = _where(photo, photo.mask)
+def _read_mask(photo: Photo, num_labels: int, seen: _Seen) -> np.ndarray | None:
+    where, size = _where(photo, photo.mask), seen.size
     if isinstance(photo.mask, Objects) and size not in (None, photo.mask.size):
         # They are not painted, because a size in a file may be anything.
         height, width = photo.mask.size
         fault(f"{where} are of {width}x{height}, the photo is {size[1]}x{size[0]}")
         return None
     try:
-        mask = masks.read(photo.mask)
+        mask = masks.read(photo.mask, num_labels)
     except (OSError, ValueError) as error:
         fault(f"{where} cannot be read: {error}")
         return None
-    _check_size(where, mask.shape, size)
+    _check_size(where, mask.shape, seen)
     unknown = np.setdiff1d(mask, [*range(num_labels), IGNORE])
     if unknown.size:
         indices = unknown[:5].tolist()
@@ -231,9 +260,13 @@ def _read_mask(photo: Photo, num_labels: int, size: tuple[int, int] | None) -> n
     return mask
 
 
-def _check_size(where: str, shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+def _check_size(where: str, shape: tuple[int, ...], seen: _Seen) -> None:
+    size = seen.size
     if size is not None and shape != size:
-        fault(f"{where} is {shape[1]}x{shape[0]}, the photo {size[1]}x{size[0]}")
+        hint = ""
+        if seen.is_turned and shape == size[::-1]:
+            hint = " once its EXIF tag turns it; make the map from the turned photo"
+        fault(f"{where} is {shape[1]}x{shape[0]}, the photo {size[1]}x{size[0]}{hint}")
 
 
 def _where(photo: Photo, source: Any) -> str:

@@ -1,4 +1,4 @@
-"""The files that hold the pseudo labels of a split: <plane>/<id>.png, see `files.photo_files`.
+"""The files that hold the pseudo labels of a split: <plane>/<id>.png, see `files.file_sets`.
 
 The planes are those that a stage learns (`planes.LEARNED`): segmentation, indexed, 255 where there
 is no label, and saliency, grey, 255 where salient. With the initial labels there are also the CAMs
@@ -12,7 +12,7 @@ import numpy as np
 
 from auxseg_jax.data import planes
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import images, photo_files
+from auxseg_jax.files import file_sets, images
 
 _LABELS = {plane.name: plane.kind == planes.LABELS for plane in planes.LEARNED}
 _LABELS |= {"cam_class": True, "cam_score": False}
@@ -25,7 +25,7 @@ def encode(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
 
 
 def read(
-    files: photo_files.Read,
+    files: file_sets.Read,
     name: str,
     maps: Sequence[str] = tuple(plane.name for plane in planes.LEARNED),
 ) -> dict[str, np.ndarray]:

@@ -24,8 +24,7 @@ from auxseg_jax.data import (
     voc_folder,
 )
 from auxseg_jax.data.planes import GIVEN, NO_FOLDER, Plane
-from auxseg_jax.errors import UserError, collect, fault
-from auxseg_jax.files.terminal import say
+from auxseg_jax.errors import UserError, collect, fault, raise_faults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +35,16 @@ class Source:
       classes: names, background first.
       digest: hash of all that it is made from; it names the prepared copy.
       work: name of a folder for the work of the preparation, which outlives a mended fault.
-      check: check(folder) looks at every file and raises UserError with all that is wrong.
+      check: check(folder, strict) looks at every file, and returns what a user should know of their
+        content. It raises UserError with all that is wrong; with `strict` also where parts of the
+        data contradict one another.
       make_builder: make_builder(folder, config=, data_dir=) returns the TFDS builder.
     """
 
     classes: tuple[str, ...]
     digest: str
     work: str
-    check: Callable[[epath.Path], None]
+    check: Callable[[epath.Path, bool], list[str]]
     make_builder: Callable[..., tfds.core.DatasetBuilder]
 
 
@@ -109,7 +110,7 @@ def _shapes(
         del work
         return shapes.Shapes(**arguments, file_format="array_record", **kwargs)
 
-    return Source(shapes.CLASSES, digest, f"{digest}.work", lambda work: None, make_builder)
+    return Source(shapes.CLASSES, digest, f"{digest}.work", lambda work, strict: [], make_builder)
 
 
 def _voc_folder(
@@ -153,13 +154,16 @@ def _from_files(
         listed = read(root, list(dict.fromkeys([train_split, val_split])))
         listing.check_disjoint(listed.photos, train_split, val_split)
 
-    def check(work: epath.Path) -> None:
-        for remark in listed.remarks:
-            say(f"{root}: {remark}")
+    def check(work: epath.Path, strict: bool) -> list[str]:
         with collect(root):
             for message in faults:
                 fault(message)
             pictures.check(_existing_part(listed) if faults else listed, work)
+        with collect() as contradictions:
+            remarks = [*listed.remarks, *pictures.judge(listed, work)]
+        if strict:
+            raise_faults(root, contradictions, "if this is as it should be: data.strict=False")
+        return [*contradictions, *remarks]
 
     digest = "faulty"
     if not faults:

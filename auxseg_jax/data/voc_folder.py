@@ -68,23 +68,34 @@ def read(
 
 
 def _find_images(folder: epath.Path, names: Sequence[str]) -> dict[str, epath.Path]:
-    files = listing.file_names(folder)
+    files = listing.files_by_id(folder, listing.is_photo)
     images = {}
     for name in names:
-        endings = (name + end for end in listing.PHOTO_ENDINGS if name + end in files)
-        file = next(endings, None)
+        file = listing.one_file(files, name, folder)
         if file is None:
             fault(f"{name}: no photo JPEGImages/{name}.jpg")
         images[name] = folder / str(file)
+    if names and not any(name in files for name in names) and is_flat(folder.parent):
+        fault(f"the photos lie in {folder.parent} itself; {move_advice(folder.parent)}")
     return images
+
+
+def is_flat(root: epath.Path) -> bool:
+    """Returns whether photos lie in the folder of a data set itself."""
+    return any(map(listing.is_photo, listing.file_names(root)))
+
+
+def move_advice(root: epath.Path) -> str:
+    """Returns what to do with the photos of such a folder."""
+    return f"move them: mkdir {root}/JPEGImages; mv {root}/*.* {root}/JPEGImages/"
 
 
 def _find_masks(
     folder: epath.Path, split: str, names: Sequence[str]
 ) -> dict[str, epath.Path | None]:
     """Finds the masks of a split; a split without any has none to evaluate with."""
-    files = listing.file_names(folder)
-    absent = [name for name in names if f"{name}.png" not in files]
+    files = listing.files_by_id(folder, lambda name: name.lower().endswith(".png"))
+    absent = [name for name in names if name not in files]
     if len(absent) == len(names):
         return dict.fromkeys(names)
     for name in absent:
@@ -92,7 +103,8 @@ def _find_masks(
             f"{name}: no mask SegmentationClass/{name}.png, "
             f"but other photos of split {split} have one"
         )
-    return {name: folder / f"{name}.png" for name in names}
+    found = {name: listing.one_file(files, name, folder) for name in names}
+    return {name: folder / (file or f"{name}.png") for name, file in found.items()}
 
 
 def read_classes(path: epath.Path) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import cams, metrics, scores
-from auxseg_jax.files import images, photo_files
+from auxseg_jax.files import file_sets, images
 
 _THRESHOLDS = [round(0.05 * k, 2) for k in range(1, 20)]
 
@@ -45,7 +45,7 @@ def score_predictions(
 
 def score_pseudo(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.PseudoScore:
     """Scores a set of pseudo labels, see `data.pseudo_labels`."""
-    files = photo_files.reader(folder)
+    files = file_sets.reader(folder)
 
     def reader(kind: str) -> ReadPlane:
         return lambda name: pseudo_labels.read(files, name, [kind])[kind]
@@ -68,7 +68,7 @@ def sweep_cam(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.Ca
       dataset: the data set.
       split: name of the split.
     """
-    files, maps = photo_files.reader(folder), ("cam_class", "cam_score")
+    files, maps = file_sets.reader(folder), ("cam_class", "cam_score")
 
     def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         del size  # They are of the photo's size.
@@ -108,7 +108,8 @@ def score_folder(
             f"have no {ending} there, {absent[0]} first"
         )
     if ending == ".png":
-        label_score, _ = _score(_reader(directory), None, dataset, split)
+        read_labels = _reader(directory, len(dataset.classes))
+        label_score, _ = _score(read_labels, None, dataset, split)
         return scores.FolderScore(**scores.to_json(label_score), photos=len(wanted))
 
     def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +118,8 @@ def score_folder(
     return _sweep(read, dataset, split, photos=len(wanted))
 
 
-def _reader(folder: epath.PathLike) -> ReadPlane:
-    return lambda name: images.read_plane(epath.Path(folder) / f"{name}.png")
+def _reader(folder: epath.PathLike, num_labels: int | None = None) -> ReadPlane:
+    return lambda name: images.read_plane(epath.Path(folder) / f"{name}.png", num_labels)
 
 
 def _score(
@@ -131,7 +132,13 @@ def _score(
         counts += _naming(name, metrics.confusion, read_labels(name), truth, labels)
         if read_saliency:
             saliency.add(read_saliency(name), truth)
-    label_score = metrics.iou_scores(hosts.total(counts), dataset.classes)
+    counts = hosts.total(counts)
+    if counts[:, -1].any() and not counts[:, 1:-1].any():
+        raise UserError(
+            f"the label maps of {split} hold 0 and 255 alone; 255 means 'no label' here, and class "
+            "k is written as k. For a single class write 1 in place of 255"
+        )
+    label_score = metrics.iou_scores(counts, dataset.classes)
     saliency.sums = hosts.total(saliency.sums)
     return label_score, saliency.result() if read_saliency else None
 

@@ -1,6 +1,9 @@
 """Label maps and grey maps as 8-bit PNGs, and photos as JPEGs."""
 
+import contextlib
+import functools
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
@@ -8,7 +11,7 @@ from PIL import Image
 
 from auxseg_jax.errors import UserError
 from auxseg_jax.files.storage import write_bytes
-from auxseg_jax.pixel_labels import palette
+from auxseg_jax.pixel_labels import IGNORE, palette
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -63,29 +66,72 @@ def decode_plane(data: bytes, grey: bool = False) -> np.ndarray:
     Raises:
       UserError: it is anything else.
     """
+    with _opened_plane(data) as image:
+        if grey and image.mode == "P" and not np.array_equal(image.convert("L"), image):
+            raise UserError(
+                "expected greys, found indices of a palette; save it as 8-bit grey (mode L)"
+            )
+        return np.asarray(image)
+
+
+def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
+    """Decodes an indexed or grey 8-bit PNG to class indices, uint8 [H, W].
+
+    Programs that compress pictures (pngquant, ImageMagick, GIMP) keep the colours of an indexed PNG
+    and number them anew. So where all colours in use are VOC's, but at other indices, the colours
+    are meant.
+
+    Args:
+      data: the file's content.
+      num_labels: number of classes with background; a colour of a class beyond means nothing.
+
+    Raises:
+      UserError: it is anything else.
+    """
+    with _opened_plane(data) as image:
+        plane = np.asarray(image)
+        if image.mode == "L":
+            return plane
+        used = np.unique(plane)
+        colours = np.zeros((256, 3), np.uint8)
+        own = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        colours[: len(own)] = own
+    is_grey = (colours[used] == used[:, None]).all()
+    meant = [_voc_colours().get(bytes(colours[index])) for index in used]
+    if is_grey or not all(m is not None and (m < num_labels or m == IGNORE) for m in meant):
+        return plane
+    translation = np.arange(256, dtype=np.uint8)
+    translation[used] = meant
+    return translation[plane]
+
+
+@functools.cache
+def _voc_colours() -> dict[bytes, int]:
+    return {bytes(colour): index for index, colour in enumerate(palette())}
+
+
+@contextlib.contextmanager
+def _opened_plane(data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if grey and image.mode == "P" and not np.array_equal(image.convert("L"), image):
-                raise UserError(
-                    "expected greys, found indices of a palette; save it as 8-bit grey (mode L)"
-                )
             if image.mode not in ("L", "P"):
                 raise UserError(
                     f"expected an 8-bit grey or indexed PNG (mode L or P), found mode {image.mode}"
                 )
-            return np.asarray(image)
+            yield image
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable PNG ({error})") from error
 
 
-def read_plane(path: epath.PathLike) -> np.ndarray:
-    """Reads a file with `decode_plane`.
+def read_plane(path: epath.PathLike, num_labels: int | None = None) -> np.ndarray:
+    """Reads a file with `decode_plane`, or with `decode_labels` if `num_labels` is given.
 
     Raises:
       UserError: it cannot be read; the message names the file.
     """
     try:
-        return decode_plane(epath.Path(path).read_bytes())
+        data = epath.Path(path).read_bytes()
+        return decode_plane(data) if num_labels is None else decode_labels(data, num_labels)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a label map: {error}") from error
 

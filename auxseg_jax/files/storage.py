@@ -3,8 +3,10 @@
 Writes are atomic: neither a reader nor a run that was killed ever sees half a file.
 """
 
+import codecs
 import contextlib
 import fcntl
+import fnmatch
 import json
 import os
 import uuid
@@ -21,6 +23,18 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
+    """Returns what lies below a folder and matches a pattern, such as "*/params", sorted.
+
+    The name of the folder itself, which a user chose, is never read as a pattern.
+    """
+    folder, (first, _, rest) = epath.Path(folder), pattern.partition("/")
+    if not folder.is_dir():
+        return []
+    entries = sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, first))
+    return [path for entry in entries for path in matching(entry, rest)] if rest else entries
+
+
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
     """Writes `data` to `path` in one step and makes the folders above it."""
     path = epath.Path(path)
@@ -28,7 +42,8 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     if is_remote(path):  # An object appears when its upload ends.
         path.write_bytes(data)
         return
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+    # A name beside the file's own, and no longer: file systems allow 255 bytes.
+    temporary = path.parent / f".{uuid.uuid4().hex}"
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
@@ -54,6 +69,30 @@ def lock(path: epath.PathLike, wait: bool) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+
+
+def read_text(path: epath.PathLike) -> str:
+    """Reads text in UTF-8, or in UTF-16 if it says so by a byte order mark.
+
+    Raises:
+      UserError: it is in another encoding, or no text.
+    """
+    data = epath.Path(path).read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"line {line} is not in UTF-8; if it is text, save it in that encoding (of a "
+            "spreadsheet: 'CSV UTF-8'; of Windows-1252: iconv -f cp1252 -t utf-8)"
+        ) from error
+    if "\0" in text:
+        raise UserError("it holds zero bytes, so it is no text")
+    return text
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -29,8 +29,11 @@ class PhotoFiles:
         with progress("reading photos", len(stems), unit="photo") as bar:
             for path in stems.values():
                 try:
+                    path.name.encode()
                     self.sizes.append(features.check_image(path.read_bytes()))
                     self._paths.append(path)
+                except UnicodeEncodeError:
+                    self.faults.append(f"{path}: its name is not in UTF-8; rename it")
                 except (OSError, ValueError) as error:
                     self.faults.append(f"{path}: {error}")
                 bar.advance(1)

@@ -15,7 +15,7 @@ from auxseg_jax.data.loader import BatchOptions, PhotoReader, ReadOptions, Train
 from auxseg_jax.data.transforms import Augmentation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import photo_files
+from auxseg_jax.files import file_sets
 from auxseg_jax.grid import Grid
 from auxseg_jax.inference.crf import CrfOptions
 from auxseg_jax.inference.segmentation import Views, segment
@@ -259,7 +259,7 @@ def train_source(
     batch_size = config[section].batch_size
     return TrainSource(
         photos=photos,
-        pseudo=None if pseudo is None else photo_files.reader(pseudo),
+        pseudo=None if pseudo is None else file_sets.reader(pseudo),
         batch_size=batch_size,
         rows=mesh_lib.rows_of_host(batch_size, mesh),
         seed=seed,

@@ -15,7 +15,7 @@ from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.devices import hosts
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import photo_files
+from auxseg_jax.files import file_sets
 from auxseg_jax.inference import passes
 from auxseg_jax.runs import build
 from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
@@ -58,7 +58,7 @@ class Context:
         Raises:
           UserError: a pattern matches no parameter, weights do not fit, or labels cannot be stored.
         """
-        photo_files.check_format(self.workdir.path, self.config.label_format)
+        file_sets.check_format(self.workdir.path, self.config.label_format)
         shapes = build.abstract_params(self.config, self.network)
         frozen = self.config.optimizer.frozen
         options = build.optimizer_options(self.config, lr=0.0, frozen=frozen)

@@ -12,7 +12,7 @@ import ml_collections
 from etils import epath
 
 from auxseg_jax.config.validation import checked
-from auxseg_jax.data import about
+from auxseg_jax.data import about, dataset
 from auxseg_jax.devices import compilation, hosts, preemption
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation.scores import to_json
@@ -47,6 +47,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
         results = _read_results(folder)
+        _compare_data(config, folder)
         say(f"{folder} is finished; these are its results.")
         return results
     compilation.set_compilation_cache(config.compilation_cache)
@@ -62,6 +63,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
         results = _run_phases(context)
         write_once(folder.results, results.to_json())
     return results
+
+
+def _compare_data(config: ml_collections.ConfigDict, folder: Workdir) -> None:
+    """Raises UserError if the data of a finished run have changed; data that are gone are said."""
+    try:
+        data = hosts.first_alone(lambda: dataset.prepare(**config.data))
+    except (UserError, OSError) as error:
+        say(f"the data of {folder} were not compared, for they cannot be read: {first_line(error)}")
+        return
+    folder.check_data(data)
 
 
 def _read_results(folder: Workdir) -> Results:

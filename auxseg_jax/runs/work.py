@@ -12,7 +12,7 @@ from auxseg_jax.data import cam_files, loader, pseudo_labels
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import metrics, score, scores
-from auxseg_jax.files import photo_files, storage
+from auxseg_jax.files import file_sets, storage
 from auxseg_jax.inference import classification, output, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
 from auxseg_jax.report import manifest
@@ -145,7 +145,7 @@ def update_labels(context: Context, phase: Phase) -> None:
     if "cams" in phase.needs:
         folder = context.workdir.folder(phase.needs["cams"])
         _check_cam_options(context, folder)
-        cams = functools.partial(cam_files.read, photo_files.reader(folder))
+        cams = functools.partial(cam_files.read, file_sets.reader(folder))
     reader = context.reader(context.data.train_split, cams)
     title, params = f"{stage} label update", context.stage_params(stage)
     with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
@@ -158,7 +158,7 @@ def _writer(
 ) -> Iterator[passes.Write]:
     """Gives a function (id, arrays) that writes what `encode` makes of them."""
     form = context.config.label_format
-    with photo_files.writer(folder, form, hosts.share()) as write:
+    with file_sets.writer(folder, form, hosts.share()) as write:
         yield lambda name, arrays: write(name, encode(arrays))
 
 

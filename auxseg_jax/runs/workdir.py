@@ -107,7 +107,9 @@ class Workdir:
         Raises:
           UserError: there is none.
         """
-        stages = sorted(path.parent.name for path in self.path.glob(f"stage_*/{_DONE}"))
+        folders = (path.parent.name for path in storage.matching(self.path, f"stage_*/{_DONE}"))
+        names = {name: re.fullmatch(r"stage_(\d+)", name) for name in folders}
+        stages = sorted((n for n, match in names.items() if match), key=lambda n: int(names[n][1]))
         if not stages:
             raise UserError(
                 f"{self.path} holds no trained stage (stage_*/{_DONE}); train first: auxseg train"
@@ -181,6 +183,15 @@ class Workdir:
                 + "\nChoose another --workdir, or delete this one."
             )
 
+    def check_data(self, data: Dataset) -> None:
+        """Raises UserError if the workdir was begun with other data."""
+        written = self._read_object(self.manifest).get("data")
+        if not isinstance(written, dict) or written.get("digest") != data.digest:
+            raise UserError(
+                f"the data of {self.path} have changed since it was begun; "
+                "choose another --workdir, or delete this one"
+            )
+
     def claim(self, config: ml_collections.ConfigDict, data: Dataset) -> None:
         """Writes config.json and manifest.json into a new workdir.
 
@@ -191,13 +202,10 @@ class Workdir:
           UserError: the workdir, or a copied phase, was begun with other data.
         """
         if self.manifest.exists():
-            if storage.read_json(self.manifest)["data"]["digest"] != data.digest:
-                raise UserError(
-                    f"the data of {self.path} have changed since it was begun; "
-                    "choose another --workdir"
-                )
+            self.check_data(data)
             return
-        done = [*self.path.glob(f"*/{_DONE}"), *self.path.glob(f"*/*/{_DONE}")]
+        patterns = (f"*/{_DONE}", f"*/*/{_DONE}")
+        done = [path for pattern in patterns for path in storage.matching(self.path, pattern)]
         copied = sorted(str(path.parent.relative_to(self.path)) for path in done)
         for phase in copied:
             if storage.read_json(self.done(phase))["data"] != data.digest:

@@ -156,9 +156,10 @@ def _hash(name: str) -> bytes:
 
 def _parts(folder: epath.Path) -> list[epath.Path]:
     """Returns the ArrayRecord files of a folder; none where its files are stored by themselves."""
-    if storage.is_remote(folder) or not folder.is_dir():
+    if storage.is_remote(folder):
         return []
-    found = {path: re.fullmatch(_PART, path.name) for path in folder.glob(f"part-*{_RECORDS}")}
+    files = storage.matching(folder, f"part-*{_RECORDS}")
+    found = {path: re.fullmatch(_PART, path.name) for path in files}
     parts = sorted(path for path, match in found.items() if match)
     numbers = {int(found[path][1]) for path in parts}
     if parts and numbers != {len(parts)}:
@@ -170,7 +171,7 @@ def _parts(folder: epath.Path) -> list[epath.Path]:
 
 def _remove_parts(folder: epath.Path, count: int | None) -> None:
     """Removes what a run that was stopped left, but for parts of `count`."""
-    for path in folder.glob("part-*-of-*"):
+    for path in storage.matching(folder, "part-*-of-*"):
         match = re.fullmatch(_PART, path.with_suffix(_RECORDS).name)
         if match and int(match[1]) != count:
             path.unlink()

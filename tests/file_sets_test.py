@@ -1,4 +1,4 @@
-"""Small files of photos, each by itself or as ArrayRecord: written, read, left half done."""
+"""Sets of small files, each by itself or as ArrayRecord: written, read, left half done."""
 
 import concurrent.futures
 
@@ -7,7 +7,7 @@ import pytest
 
 from auxseg_jax.data import cam_files, pseudo_labels
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import photo_files
+from auxseg_jax.files import file_sets
 
 FORMATS = ("files", "array_record")
 KEYS = ("a/{}.png", "{}.npy")
@@ -19,20 +19,20 @@ def content(index):
 
 def fill(folder, form, hosts=1, count=40):
     for host in range(hosts):
-        opened = photo_files.writer(folder, form, (host, hosts))
+        opened = file_sets.writer(folder, form, (host, hosts))
         with opened as write, concurrent.futures.ThreadPoolExecutor(4) as pool:
             names = [f"p{index}" for index in range(host, count, hosts)]
             list(pool.map(write, names, map(content, range(host, count, hosts))))
 
 
 def fill_half(folder):
-    with photo_files.writer(folder, "array_record") as write:
+    with file_sets.writer(folder, "array_record") as write:
         write("p0", content(0))
         raise RuntimeError("stop")
 
 
 def check(folder, count=40):
-    read = photo_files.reader(folder)
+    read = file_sets.reader(folder)
     for index in reversed(range(count)):
         assert read(f"p{index}", KEYS) == list(content(index).values())
     assert read("p3", ["{}.npy"]) == [b"3"]
@@ -53,7 +53,7 @@ def test_what_is_written_is_read(form, hosts, tmp_path):
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_is_not_there_is_named(form, tmp_path):
     fill(tmp_path, form)
-    read = photo_files.reader(tmp_path)
+    read = file_sets.reader(tmp_path)
     with pytest.raises(UserError, match="p99"):
         read("p99", KEYS)
     with pytest.raises(UserError, match="p1"):
@@ -61,7 +61,7 @@ def test_what_is_not_there_is_named(form, tmp_path):
 
 
 def test_one_hash_of_two_photos_is_no_matter(tmp_path, monkeypatch):
-    monkeypatch.setattr(photo_files, "_hash", lambda name: b"\xff" * 8)
+    monkeypatch.setattr(file_sets, "_hash", lambda name: b"\xff" * 8)
     fill(tmp_path, "array_record")
     check(tmp_path)
 
@@ -74,7 +74,7 @@ def test_a_writer_that_fails_leaves_nothing_and_another_run_begins_anew(tmp_path
     fill(tmp_path, "array_record", hosts=3)
     (tmp_path / "part-00002-of-00003.array_record").unlink()
     with pytest.raises(UserError, match="2 of its ArrayRecord files are there"):
-        photo_files.reader(tmp_path)
+        file_sets.reader(tmp_path)
     fill(tmp_path, "array_record", hosts=2)
     check(tmp_path)
     # It goes on with another format.
@@ -89,14 +89,14 @@ def test_damaged_parts_are_refused(tmp_path):
     whole = ids.read_bytes()
     ids.write_bytes(whole[:-8])
     with pytest.raises(UserError, match="40 records, but 39 ids"):
-        photo_files.reader(tmp_path)
+        file_sets.reader(tmp_path)
     ids.write_bytes(whole[:-3])
     with pytest.raises(UserError, match="cannot be read"):
-        photo_files.reader(tmp_path)
+        file_sets.reader(tmp_path)
     ids.write_bytes(whole)
     (tmp_path / "part-00000-of-00001.array_record").write_bytes(b"no records")
     with pytest.raises(UserError, match="cannot be read"):
-        photo_files.reader(tmp_path)
+        file_sets.reader(tmp_path)
 
 
 def test_array_records_are_not_written_to_object_stores():
@@ -112,9 +112,9 @@ def test_maps_and_cams_come_back(form, tmp_path):
         for name in ("segmentation", "saliency", "cam_class", "cam_score")
     }
     cam, labels = rng.random((3, 2, 4), np.float32), np.array([0, 1, 0, 1])
-    with photo_files.writer(tmp_path, form) as write:
+    with file_sets.writer(tmp_path, form) as write:
         write("p", pseudo_labels.encode(maps) | cam_files.encode({"cam": cam, "labels": labels}))
-    read = photo_files.reader(tmp_path)
+    read = file_sets.reader(tmp_path)
     found = pseudo_labels.read(read, "p", tuple(maps))
     for name, array in maps.items():
         np.testing.assert_array_equal(found[name], array)
