@@ -106,6 +106,12 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "cache_dir": Field(
             "~/.cache/auxseg_jax/data", "Folder of the prepared copies of data sets.", free=True
         ),
+        "megapixels": Field(
+            0.0,
+            "Photos of more megapixels are scaled down to so many when data are prepared, with "
+            "their maps and masks, and when photos are segmented; 0: never.",
+            NOT_NEGATIVE,
+        ),
         "strict": Field(
             True,
             "Refuse data whose parts contradict one another (masks of 0 and 255, classes in "

@@ -7,16 +7,23 @@ from auxseg_jax.cli import options
 
 DESCRIPTION = """Segments photos with the last trained stage of a workdir. It writes an indexed PNG
 with the same name and size for every photo, and classes.csv with the class names and colours."""
-EXAMPLE = "auxseg predict --workdir=workdirs/photos --input='photos/*.jpg' --output=masks"
+EXAMPLE = "auxseg predict --workdir=workdirs/photos --input=photos --output=masks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument(
-        "--input", required=True, nargs="+", metavar="PHOTO", help="photos, or patterns of them"
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PHOTO",
+        help="photos, folders of them, or patterns",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the masks")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over what somebody else wrote there"
+    )
     parser.add_argument(
         "--post",
         action="store_true",
@@ -49,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         post=arguments.post,
         show=arguments.show,
         point=arguments.point,
+        overwrite=arguments.overwrite,
     )
     stdout.print(f"{count} masks in {arguments.output}", markup=False)
     if faults:

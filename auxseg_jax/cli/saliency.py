@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     from etils import epath
 
     from auxseg_jax.data import saliency
-    from auxseg_jax.data.listing import is_photo
+    from auxseg_jax.data.photo_names import is_photo
     from auxseg_jax.errors import UserError
 
     root = epath.Path(arguments.root).expanduser()

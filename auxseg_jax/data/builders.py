@@ -48,7 +48,7 @@ class _ListingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return {"id": photo.name, "segmentation": checked.mask}
         return {
             "id": photo.name,
-            "image": photo.image.read_bytes(),
+            "image": checked.image or photo.image.read_bytes(),
             "labels": photo.labels,
             "size": np.array(checked.size, np.int32),
             **checked.planes,

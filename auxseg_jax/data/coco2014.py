@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import listing
+from auxseg_jax.data import listing, photo_names
 from auxseg_jax.errors import fault, raise_faults
 
 NUM_CLASSES = 80
@@ -150,7 +150,7 @@ def _name_images(
     names = {}
     for image in images:
         file, name = image["file_name"], image["file_name"].rsplit(".", 1)[0]
-        if not listing.is_id(file):
+        if not photo_names.is_id(file):
             fault(f"{where}: {file!r} is not a plain file name")
         elif name in split_of:
             other = f"stands in instances_{split_of[name]}2014.json too"
@@ -163,7 +163,7 @@ def _name_images(
 
 
 def _check_photos_exist(root: epath.Path, split: str, names: Mapping[str, dict[str, Any]]) -> None:
-    files = listing.file_names(root / f"{split}2014")
+    files = photo_names.file_names(root / f"{split}2014")
     for name, image in names.items():
         if image["file_name"] not in files:
             fault(f"{name}: no photo {split}2014/{image['file_name']}")

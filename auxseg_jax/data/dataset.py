@@ -98,6 +98,7 @@ def prepare(
     cache_dir: str,
     prepared: str = "",
     strict: bool = True,
+    megapixels: float = 0.0,
     **fields: Any,
 ) -> Dataset:
     """Prepares a data set under `cache_dir`, unless it is there already, and returns its reader.
@@ -110,6 +111,7 @@ def prepare(
         made from).
       prepared: a prepared copy that is read as it is, wherever it was made.
       strict: refuse data whose parts contradict one another, see `data.content`.
+      megapixels: photos of more are scaled down, with their maps and masks; 0: never.
       **fields: the builder's own fields.
 
     Raises:
@@ -124,7 +126,8 @@ def prepare(
                 f"data: {name!r} cannot be the name of a split; use letters, digits and _"
             )
     find = find_source(builder)
-    source = find(cache, train_split=train_split, val_split=val_split, **fields)
+    splits = {"train_split": train_split, "val_split": val_split}
+    source = find(cache, **splits, megapixels=megapixels, **fields)
     directory, work = cache / source.digest, cache / source.work
     if not about.exists(directory):
         with _sole_preparation(cache):

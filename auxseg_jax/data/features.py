@@ -16,6 +16,7 @@ A data set is prepared as two TFDS configs, so that the training reader has no w
 """
 
 import io
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -24,6 +25,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
 from auxseg_jax.errors import UserError
+from auxseg_jax.files import images
 
 PHOTOS, MASKS = "photos", "masks"
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -79,6 +81,19 @@ def decode_image(data: bytes) -> np.ndarray:
     if image is None:
         raise UserError("not a readable image")
     return image
+
+
+def size_within(size: tuple[int, int], megapixels: float) -> tuple[int, int]:
+    """Returns the largest size of the form of `size` that has no more than so many pixels."""
+    height, width = size
+    factor = min(math.sqrt(1e6 * megapixels / (height * width)), 1.0)
+    return max(round(height * factor), 1), max(round(width * factor), 1)
+
+
+def scale_image(data: bytes, size: tuple[int, int]) -> bytes:
+    """Scales an image file down to (H, W), as a JPEG of high quality, upright."""
+    image = cv2.resize(decode_image(data), size[::-1], interpolation=cv2.INTER_AREA)
+    return images.encode_jpeg(image, quality=95)
 
 
 def check_image(data: bytes) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import label_tables, listing, voc_folder
+from auxseg_jax.data import label_tables, listing, photo_names, voc_folder
 from auxseg_jax.errors import collect, fault, raise_faults
 from auxseg_jax.files import storage
 
@@ -133,12 +133,12 @@ def stratify(labels: Mapping[str, Sequence[str]], share: float, seed: int) -> se
 
 def _photos(root: epath.Path) -> set[str]:
     folder = root / "JPEGImages"
-    files = listing.files_by_id(folder, listing.is_photo)
+    files = photo_names.files_by_id(folder, photo_names.is_photo)
     if not files:
         advice = f"; {voc_folder.move_advice(root)}" if voc_folder.is_flat(root) else ""
         fault(f"there is no photo in {folder}{advice}")
     for name in files:
-        listing.one_file(files, name, folder)
+        photo_names.one_file(files, name, folder)
     return set(files)
 
 

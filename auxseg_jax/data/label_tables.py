@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import label_csv, label_names, listing
+from auxseg_jax.data import label_csv, label_names, listing, photo_names
 from auxseg_jax.errors import UserError, fault
 from auxseg_jax.files import pickles, storage
 
@@ -52,13 +52,13 @@ def read(path: epath.PathLike) -> Labels:
     labels: Labels = {}
     spelled: dict[str, str] = {}
     for name, entry in written.items():
-        photo = listing.photo_id(name)
+        photo = photo_names.photo_id(name)
         if photo in labels:
             fault(
                 f"{entry[0]}: {spelled[photo]} and {name} are both the photo {photo}, for ids have "
                 "no ending; rename one of the files"
             )
-        elif not listing.is_id(photo):
+        elif not photo_names.is_id(photo):
             fault(
                 f"{entry[0]}: {name!r} is not an id (a plain file name without folder and blanks)"
             )

@@ -2,20 +2,18 @@
 
 import dataclasses
 import hashlib
+import math
 import os
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from etils import epath
 
+from auxseg_jax.data import photo_names
 from auxseg_jax.data.planes import GIVEN, GREY, NO_FOLDER, PLANES, Plane
 from auxseg_jax.errors import UserError, fault, raise_faults
 from auxseg_jax.files import storage
 from auxseg_jax.pixel_labels import IGNORE
-
-_PHOTO_ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +73,7 @@ class Listing:
       photos: {split: photos in the order of its list}.
       lists: other files that were read.
       remarks: what a user should know although it is no fault.
+      megapixels: photos of more are scaled down when they are built.
     """
 
     root: epath.Path
@@ -82,6 +81,7 @@ class Listing:
     photos: Mapping[str, Sequence[Photo]]
     lists: Sequence[epath.Path] = ()
     remarks: Sequence[str] = ()
+    megapixels: float = math.inf
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Listing:
         When it changes, everything is read again. Whether the data have changed is then told by
         the content, see `about.About.digest`.
         """
-        header = (str(self.root), self.classes, tuple(self.photos), self.masks)
+        header = (str(self.root), self.classes, tuple(self.photos), self.masks, self.megapixels)
         state = hashlib.sha256(repr(header).encode())
         for split, photos in self.photos.items():
             for photo in photos:
@@ -134,43 +134,6 @@ def find_root(root: epath.PathLike) -> epath.Path:
     if not path.is_dir():
         raise_faults(root, ["there is no such folder (config.data.root)"])
     return path
-
-
-def by_stem(paths: Iterable[epath.PathLike]) -> dict[str, epath.Path]:
-    """Returns {name without ending: path}.
-
-    Raises:
-      UserError: what is made of two of the photos would be written to one file.
-    """
-    stems: dict[str, epath.Path] = {}
-    for path in map(epath.Path, paths):
-        if path.stem in stems:
-            raise UserError(
-                f"{path} and {stems[path.stem]} would both be written to {path.stem}.png"
-            )
-        stems[path.stem] = path
-    return stems
-
-
-def is_photo(name: str) -> bool:
-    """Returns whether a file's name ends as a photo's does."""
-    return _PHOTO_ENDING.search(name) is not None
-
-
-def photo_id(name: str) -> str:
-    """Returns the id of a photo: its file's name without ending, composed as Unicode's NFC is.
-
-    Some file systems and programs decompose letters (NFD).
-    """
-    return unicodedata.normalize("NFC", _PHOTO_ENDING.sub("", name))
-
-
-def is_id(name: str) -> bool:
-    """Returns whether `name` is a plain file name in UTF-8, without folder and blanks."""
-    if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's sign of other bytes.
-        return False
-    in_folder = "/" in name or "\\" in name or name in ("", ".", "..")
-    return not in_folder and len(name.split()) == 1
 
 
 def check_classes(classes: Sequence[str], where: str) -> None:
@@ -206,8 +169,8 @@ def read_split(path: epath.Path) -> tuple[str, ...]:
     names: dict[str, None] = {}  # A set that keeps its order.
     lines = read_lines(path)
     for number, name in lines:
-        where, name = f"{path.name} line {number}", photo_id(name)
-        if not is_id(name):
+        where, name = f"{path.name} line {number}", photo_names.photo_id(name)
+        if not photo_names.is_id(name):
             fault(f"{where}: {name!r} is not an id (a plain file name without folder and ending)")
         elif name in names:
             fault(f"{where}: {name} stands there twice")
@@ -216,30 +179,6 @@ def read_split(path: epath.Path) -> tuple[str, ...]:
     if not lines and path.exists():
         fault(f"{path.name}: names no photo")
     return tuple(names)
-
-
-def file_names(path: epath.Path) -> set[str]:
-    """Returns the names of the files in a folder, without links that lead nowhere."""
-    return {p.name for p in path.iterdir() if p.exists()} if path.is_dir() else set()
-
-
-def files_by_id(folder: epath.Path, is_wanted: Callable[[str], bool]) -> dict[str, list[str]]:
-    """Returns {id: names of its files, sorted} of the files whose names are wanted."""
-    files: dict[str, list[str]] = {}
-    for name in sorted(filter(is_wanted, file_names(folder))):
-        stem = unicodedata.normalize("NFC", name.rpartition(".")[0])
-        files.setdefault(stem, []).append(name)
-    return files
-
-
-def one_file(files: Mapping[str, Sequence[str]], name: str, folder: epath.Path) -> str | None:
-    """Returns the file of an id, or None; reports a fault if there are several."""
-    found = files.get(name, ())
-    if len(found) > 1:
-        fault(
-            f"{name}: {folder.name} holds {' and '.join(found)}; an id is of one file, rename one"
-        )
-    return found[0] if found else None
 
 
 def check_disjoint(photos: Mapping[str, Sequence[Photo]], first: str, second: str) -> None:
@@ -283,8 +222,8 @@ def find_planes(
 def _find_plane(folder: epath.Path, plane: Plane, names: Sequence[str]) -> list[epath.Path]:
     """Returns the file of each photo; reports those that are absent."""
     suffix = plane.suffix
-    listed = files_by_id(folder, lambda name: name.lower().endswith(suffix))
-    found = [one_file(listed, name, folder) for name in names]
+    listed = photo_names.files_by_id(folder, lambda name: name.lower().endswith(suffix))
+    found = [photo_names.one_file(listed, name, folder) for name in names]
     paths = [folder / (file or f"{name}{suffix}") for name, file in zip(names, found, strict=True)]
     if names and not any(found):
         advice = f"{plane.advice}, " if plane.advice else ""

@@ -27,7 +27,7 @@ from auxseg_jax.pixel_labels import IGNORE
 
 _CHUNK = 64
 _LEAST_CHUNKS_FOR_PROCESSES = 4  # Fewer are read in the time that a process takes to start.
-_MASK = "mask"
+_MASK, _IMAGE = "mask", "image"
 
 
 class ProcessDied(UserError):
@@ -42,12 +42,14 @@ class CheckedPhoto(NamedTuple):
       size: (H, W).
       planes: {plane: PNG}, see `Plane.store`.
       mask: PNG, or None.
+      image: JPEG, if the photo is scaled down; else None.
     """
 
     photo: Photo
     size: tuple[int, int]
     planes: dict[str, bytes]
     mask: bytes | None
+    image: bytes | None
 
 
 class _Seen(NamedTuple):
@@ -60,6 +62,7 @@ class _Seen(NamedTuple):
 class _Chunk(NamedTuple):
     photos: Sequence[Photo]
     num_labels: int
+    megapixels: float
     path: epath.Path
 
 
@@ -114,12 +117,12 @@ def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[Checked
             for number, photo in enumerate(chunk.photos):
                 stored = {
                     key: kept[f"{key}{number}"].tobytes()
-                    for key in (*PLANES, _MASK)
+                    for key in (*PLANES, _MASK, _IMAGE)
                     if f"{key}{number}" in kept
                 }
-                mask = stored.pop(_MASK, None)
+                mask, image = stored.pop(_MASK, None), stored.pop(_IMAGE, None)
                 size = tuple(kept[f"size{number}"].tolist())
-                yield CheckedPhoto(photo, size, stored, mask)
+                yield CheckedPhoto(photo, size, stored, mask, image)
 
 
 def parallel(
@@ -173,12 +176,13 @@ def _chunks(listing: Listing, split: str, work: epath.PathLike) -> Iterator[_Chu
     photos, num_labels = listing.photos[split], len(listing.classes)
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
-        path = epath.Path(work) / f"{split}.{_hash(part, num_labels)}.npz"
-        yield _Chunk(part, num_labels, path)
+        state = _hash(part, f"{num_labels} {listing.megapixels} {content.Facts._fields}")
+        path = epath.Path(work) / f"{split}.{state}.npz"
+        yield _Chunk(part, num_labels, listing.megapixels, path)
 
 
-def _hash(photos: Sequence[Photo], num_labels: int) -> str:
-    state = hashlib.sha256(f"{num_labels} {content.Facts._fields}".encode())
+def _hash(photos: Sequence[Photo], options: str) -> str:
+    state = hashlib.sha256(options.encode())
     for photo in photos:
         state.update(repr((photo.name, photo.mask)).encode())
         for path in photo.files:
@@ -187,13 +191,15 @@ def _hash(photos: Sequence[Photo], num_labels: int) -> str:
     return state.hexdigest()[:16]
 
 
-def _check_chunk(photos: Sequence[Photo], num_labels: int, path: epath.Path) -> list[str]:
+def _check_chunk(
+    photos: Sequence[Photo], num_labels: int, megapixels: float, path: epath.Path
+) -> list[str]:
     """Writes a chunk if it has no fault; returns its faults, for it runs in another process."""
     stored: dict[str, np.ndarray] = {}
     noted: list[content.Facts] = []
     with collect() as faults:
         for number, photo in enumerate(photos):
-            size, encoded, facts = _check_photo(photo, num_labels)
+            size, encoded, facts = _check_photo(photo, num_labels, megapixels)
             noted.append(facts)
             if size:
                 stored[f"size{number}"] = np.array(size, np.int32)
@@ -208,9 +214,14 @@ def _check_chunk(photos: Sequence[Photo], num_labels: int, path: epath.Path) -> 
 
 
 def _check_photo(
-    photo: Photo, num_labels: int
+    photo: Photo, num_labels: int, megapixels: float
 ) -> tuple[tuple[int, int] | None, dict[str, bytes], content.Facts]:
-    """Returns the size of a photo, None if it is broken, its planes and mask as PNGs, and facts."""
+    """Checks a photo.
+
+    Returns:
+      The (H, W) that it is stored with, None if it is broken; its planes and mask as PNGs, and the
+      photo, if it is scaled down; and what was noted of it.
+    """
     size, encoded, image, planes, mask = None, {}, b"", {}, None
     try:
         image = photo.image.read_bytes()
@@ -224,10 +235,18 @@ def _check_photo(
         is_whole = all(array is not None for array in arrays)
         if is_whole and len({array.shape for array in arrays}) == 1:
             planes[name] = plane.merge(arrays)
-            encoded[name] = plane.store(planes[name])
-    if photo.mask is not None and (mask := _read_mask(photo, num_labels, seen)) is not None:
+    if photo.mask is not None:
+        mask = _read_mask(photo, num_labels, seen)
+    facts = content.facts(image, size, planes, mask, num_labels)
+    if size and (smaller := features.size_within(size, megapixels)) != size:
+        encoded[_IMAGE] = features.scale_image(image, smaller)
+        planes = {name: PLANES[name].shrink(array, smaller) for name, array in planes.items()}
+        mask = None if mask is None else PLANES["segmentation"].shrink(mask, smaller)
+        size = smaller
+    encoded |= {name: PLANES[name].store(array) for name, array in planes.items()}
+    if mask is not None:
         encoded[_MASK] = images.encode_png(mask)
-    return size, encoded, content.facts(image, size, planes, mask, num_labels)
+    return size, encoded, facts
 
 
 def _read_plane(photo: Photo, plane: Plane, path: epath.Path, seen: _Seen) -> np.ndarray | None:

@@ -90,6 +90,14 @@ class Plane:
         """Averages the grey planes of several folders; other planes have one folder."""
         return arrays[0] if len(arrays) == 1 else np.round(np.mean(arrays, 0)).astype(np.uint8)
 
+    def shrink(self, plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Scales what `decode_file` gave down to (H, W), as its photo is."""
+        mode = cv2.INTER_AREA if self.kind == GREY else cv2.INTER_NEAREST_EXACT
+        if self.kind != SEGMENTS:
+            return cv2.resize(plane, size[::-1], interpolation=mode)
+        layers = [cv2.resize(x.astype(np.uint8), size[::-1], interpolation=mode) for x in plane]
+        return np.stack(layers).astype(bool)
+
     def store(self, plane: np.ndarray) -> bytes:
         """Encodes what `decode_file` gave as a PNG.
 

@@ -18,7 +18,7 @@ from etils import epath
 from PIL import Image
 
 from auxseg_jax.data import features, pictures
-from auxseg_jax.data.listing import by_stem
+from auxseg_jax.data.photo_names import by_stem
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 from auxseg_jax.files.terminal import progress

@@ -7,6 +7,7 @@ To add a builder, write its reader (as `data.voc_folder`), a class in `data.buil
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,8 +97,9 @@ def _shapes(
     sizes: Sequence[tuple[int, int]],
     train_photos: int,
     val_photos: int,
+    megapixels: float,
 ) -> Source:
-    del cache
+    del cache, megapixels  # They are generated at their sizes.
     arguments = {
         "seed": seed,
         "sizes": [tuple(size) for size in sizes],
@@ -114,29 +116,48 @@ def _shapes(
 
 
 def _voc_folder(
-    cache: epath.Path, *, train_split: str, val_split: str, root: str, labels: str, **planes: str
+    cache: epath.Path,
+    *,
+    train_split: str,
+    val_split: str,
+    root: str,
+    labels: str,
+    megapixels: float,
+    **planes: str,
 ) -> Source:
     del cache
     read = functools.partial(voc_folder.read, labels=labels, planes=_folders(planes))
-    return _from_files(builders.VocFolder, root, train_split, val_split, read)
+    return _from_files(builders.VocFolder, root, (train_split, val_split), read, megapixels)
 
 
 def _voc2012(
-    cache: epath.Path, *, train_split: str, val_split: str, root: str, **planes: str
+    cache: epath.Path,
+    *,
+    train_split: str,
+    val_split: str,
+    root: str,
+    megapixels: float,
+    **planes: str,
 ) -> Source:
     if train_split == "test":
         raise UserError("data.train_split=test: VOC's test photos have no labels")
     folders, unpack_dir = _folders(planes), cache / "unpacked"
     read = functools.partial(voc2012.read, planes=folders, unpack_dir=unpack_dir)
-    return _from_files(builders.Voc2012Wsss, root, train_split, val_split, read)
+    return _from_files(builders.Voc2012Wsss, root, (train_split, val_split), read, megapixels)
 
 
 def _coco2014(
-    cache: epath.Path, *, train_split: str, val_split: str, root: str, **planes: str
+    cache: epath.Path,
+    *,
+    train_split: str,
+    val_split: str,
+    root: str,
+    megapixels: float,
+    **planes: str,
 ) -> Source:
     del cache
     read = functools.partial(coco2014.read, planes=_folders(planes))
-    return _from_files(builders.Coco2014Wsss, root, train_split, val_split, read)
+    return _from_files(builders.Coco2014Wsss, root, (train_split, val_split), read, megapixels)
 
 
 def _folders(planes: Mapping[str, str]) -> dict[str, str]:
@@ -145,14 +166,15 @@ def _folders(planes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_files(
-    builder: type, root: str, train_split: str, val_split: str, read: Callable
+    builder: type, root: str, splits: tuple[str, str], read: Callable, megapixels: float
 ) -> Source:
     """Returns the source of a data set that comes as files, whose lists `read` reads."""
     if not root:
         raise UserError("data.root is empty: name the folder, --config.data.root=DIR")
     with collect() as faults:
-        listed = read(root, list(dict.fromkeys([train_split, val_split])))
-        listing.check_disjoint(listed.photos, train_split, val_split)
+        listed = read(root, list(dict.fromkeys(splits)))
+        listing.check_disjoint(listed.photos, *splits)
+    listed = dataclasses.replace(listed, megapixels=megapixels or math.inf)
 
     def check(work: epath.Path, strict: bool) -> list[str]:
         with collect(root):

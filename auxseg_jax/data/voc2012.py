@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import label_tables, listing
+from auxseg_jax.data import label_tables, listing, photo_names
 from auxseg_jax.errors import UserError, fault, raise_faults
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
@@ -178,7 +178,7 @@ def _index(folders: Sequence[epath.Path], kind: str) -> dict[str, epath.Path]:
     return {
         name: folder / kind / name
         for folder in folders
-        for name in listing.file_names(folder / kind)
+        for name in photo_names.file_names(folder / kind)
     }
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import label_tables, listing
+from auxseg_jax.data import label_tables, listing, photo_names
 from auxseg_jax.errors import fault
 
 
@@ -68,10 +68,10 @@ def read(
 
 
 def _find_images(folder: epath.Path, names: Sequence[str]) -> dict[str, epath.Path]:
-    files = listing.files_by_id(folder, listing.is_photo)
+    files = photo_names.files_by_id(folder, photo_names.is_photo)
     images = {}
     for name in names:
-        file = listing.one_file(files, name, folder)
+        file = photo_names.one_file(files, name, folder)
         if file is None:
             fault(f"{name}: no photo JPEGImages/{name}.jpg")
         images[name] = folder / str(file)
@@ -82,7 +82,7 @@ def _find_images(folder: epath.Path, names: Sequence[str]) -> dict[str, epath.Pa
 
 def is_flat(root: epath.Path) -> bool:
     """Returns whether photos lie in the folder of a data set itself."""
-    return any(map(listing.is_photo, listing.file_names(root)))
+    return any(map(photo_names.is_photo, photo_names.file_names(root)))
 
 
 def move_advice(root: epath.Path) -> str:
@@ -94,7 +94,7 @@ def _find_masks(
     folder: epath.Path, split: str, names: Sequence[str]
 ) -> dict[str, epath.Path | None]:
     """Finds the masks of a split; a split without any has none to evaluate with."""
-    files = listing.files_by_id(folder, lambda name: name.lower().endswith(".png"))
+    files = photo_names.files_by_id(folder, lambda name: name.lower().endswith(".png"))
     absent = [name for name in names if name not in files]
     if len(absent) == len(names):
         return dict.fromkeys(names)
@@ -103,7 +103,7 @@ def _find_masks(
             f"{name}: no mask SegmentationClass/{name}.png, "
             f"but other photos of split {split} have one"
         )
-    found = {name: listing.one_file(files, name, folder) for name in names}
+    found = {name: photo_names.one_file(files, name, folder) for name in names}
     return {name: folder / (file or f"{name}.png") for name, file in found.items()}
 
 

@@ -50,9 +50,9 @@ def write_jpeg(path: epath.PathLike, pixels: np.ndarray) -> None:
     write_bytes(path, encode_jpeg(pixels))
 
 
-def encode_jpeg(pixels: np.ndarray) -> bytes:
+def encode_jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
     """Encodes uint8 RGB [H, W, 3]."""
-    return _encode(Image.fromarray(pixels), "JPEG", quality=90)
+    return _encode(Image.fromarray(pixels), "JPEG", quality=quality)
 
 
 def decode_plane(data: bytes, grey: bool = False) -> np.ndarray:

@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from etils import epath
 
@@ -19,6 +20,9 @@ from auxseg_jax.pixel_labels import palette
 
 FOLDERS = {"overlay": ".jpg", "saliency": ".png", "cam": ".png", "affinity": ".png"}
 """{folder: ending} of the maps that can be written."""
+
+
+CLASSES = "classes.csv"
 
 
 def write(
@@ -45,6 +49,16 @@ def write(
         images.write_grey_png(path, _grey(maps["cam"][..., index]))
 
 
+def resize(maps: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Scales one photo's maps to (H, W): labels by the nearest pixel, all else linearly."""
+    resized = dict(maps)
+    for name in maps.keys() & {"labels", "photo", "saliency", "cam", "affinity", "probabilities"}:
+        mode = cv2.INTER_NEAREST if name == "labels" else cv2.INTER_LINEAR
+        scaled = cv2.resize(maps[name], size[::-1], interpolation=mode)
+        resized[name] = scaled.reshape(*size, *maps[name].shape[2:])
+    return resized
+
+
 def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Covers objects half with the colours of their labels, uint8 [H, W, 3]."""
     mixed = (photo.astype(np.uint16) + palette()[labels]) // 2
@@ -59,7 +73,7 @@ def write_classes(folder: epath.PathLike, classes: Sequence[str]) -> None:
     )
     writer = csv.writer(table, lineterminator="\n")
     writer.writerows([("index", "class", "colour"), *rows])
-    storage.write_bytes(epath.Path(folder) / "classes.csv", table.getvalue().encode())
+    storage.write_bytes(epath.Path(folder) / CLASSES, table.getvalue().encode())
 
 
 def _grey(values: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Photo files as a source for `PhotoReader`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from auxseg_jax.data import features, listing
+from auxseg_jax.data import features, photo_names
 from auxseg_jax.files.terminal import progress
 
 
@@ -14,23 +15,30 @@ class PhotoFiles:
 
     Args:
       paths: the files.
+      megapixels: larger photos are scaled down to it.
 
     Attributes:
-      sizes: (H, W) of the photos that can be read; the source holds these.
+      sizes: (H, W) of the photos that can be read, as they are given; the source holds these.
       faults: a line for each of the others.
+      scaled: {id: (H, W) of the file} of the photos that are scaled down.
 
     Raises:
       UserError: two files have one id.
     """
 
-    def __init__(self, paths: Sequence[epath.PathLike]):
+    def __init__(self, paths: Sequence[epath.PathLike], megapixels: float = math.inf):
         self._paths, self.sizes, self.faults = [], [], []
-        stems = listing.by_stem(paths)
+        self.scaled: dict[str, tuple[int, int]] = {}
+        stems = photo_names.by_stem(paths)
         with progress("reading photos", len(stems), unit="photo") as bar:
             for path in stems.values():
                 try:
                     path.name.encode()
-                    self.sizes.append(features.check_image(path.read_bytes()))
+                    size = features.check_image(path.read_bytes())
+                    smaller = features.size_within(size, megapixels)
+                    if smaller != size:
+                        self.scaled[path.stem] = size
+                    self.sizes.append(smaller)
                     self._paths.append(path)
                 except UnicodeEncodeError:
                     self.faults.append(f"{path}: its name is not in UTF-8; rename it")
@@ -43,4 +51,7 @@ class PhotoFiles:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self._paths[index]
-        return {"id": path.stem.encode(), "image": path.read_bytes()}
+        data = path.read_bytes()
+        if path.stem in self.scaled:
+            data = features.scale_image(data, self.sizes[index])
+        return {"id": path.stem.encode(), "image": data}

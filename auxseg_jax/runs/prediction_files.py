@@ -1,15 +1,26 @@
 """Segments photo files into a folder of masks."""
 
 import glob
+import math
 import os
 from collections.abc import Collection, Sequence
 
 from etils import epath
 
+from auxseg_jax.data.photo_names import is_photo
 from auxseg_jax.errors import UserError
+from auxseg_jax.files import storage
+from auxseg_jax.files.terminal import say
 from auxseg_jax.inference import output
 from auxseg_jax.inference.photo_files import PhotoFiles
 from auxseg_jax.runs.predictor import Predictor
+
+_MEGAPIXELS = 4.0
+"""Larger photos are scaled down where the config does not say so; the memory is about 0.4 GiB a
+megapixel, 1.3 with post-processing."""
+
+_MARK = ".auxseg_predict.json"
+"""The file by which a folder of masks is known as one of ours."""
 
 
 def predict_files(
@@ -20,16 +31,18 @@ def predict_files(
     post: bool = False,
     show: Collection[str] = (),
     point: tuple[int, int] | None = None,
+    overwrite: bool = False,
 ) -> tuple[int, list[str]]:
     """Segments photo files with the last trained stage of a workdir.
 
     Args:
       workdir: the folder of a run.
-      photos: files, or patterns of them, as "photos/*.jpg".
+      photos: files, folders, or patterns of files, as "photos/*.jpg".
       output_dir: folder for what `inference.output` describes: masks, classes.csv, maps.
       post: see `Predictor.predict`.
       show: maps to write beside the masks, keys of `output.FOLDERS`.
       point: see `Predictor.predict`.
+      overwrite: write over files in `output_dir` that are not of an earlier prediction.
 
     Returns:
       How many were segmented, and a line for each photo that cannot be read.
@@ -40,18 +53,28 @@ def predict_files(
     """
     paths = _find_photos(photos)
     output_dir = epath.Path(output_dir).expanduser()
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"{output_dir} is a file; masks go into a folder")
-    _refuse_overwriting(paths, output_dir)
+    _check_output(paths, output_dir, overwrite)
     predictor = Predictor(workdir)
     can_show = [name for name in output.FOLDERS if name in ("overlay", *predictor.can_show)]
     predictor.check_show(show, point, can_show=can_show)
-    source = PhotoFiles(paths)
+    # The point of an affinity is one of the photo as it is.
+    limit = math.inf if point else predictor.config.data.megapixels or _MEGAPIXELS
+    source = PhotoFiles(paths, limit)
     if not source.sizes:
         raise UserError("\n  ".join(["no photo can be read:", *source.faults]), source.faults)
     predictor.check_show(show, point, source.sizes, can_show)
 
+    storage.write_json(output_dir / _MARK, {"workdir": str(workdir), "stage": predictor.stage})
+
+    if source.scaled:
+        say(
+            f"{len(source.scaled)} photos have more than {limit:g} megapixels; they are segmented "
+            f"at that size, and the masks are scaled back: {', '.join(list(source.scaled)[:3])}"
+        )
+
     def write(name, maps):
+        if name in source.scaled:
+            maps = output.resize(maps, source.scaled[name])
         output.write(output_dir, name, maps, predictor.classes)
 
     title = f"segmentation by {predictor.stage}"
@@ -60,27 +83,55 @@ def predict_files(
     return len(source), source.faults
 
 
-def _find_photos(patterns: Sequence[str]) -> list[epath.Path]:
-    if isinstance(patterns, str) or not patterns:
-        raise UserError(f"expected a list of photos, got {patterns!r}")
+def _find_photos(names: Sequence[str]) -> list[epath.Path]:
+    if isinstance(names, str) or not names:
+        raise UserError(f"expected a list of photos, got {names!r}")
     files: dict[epath.Path, epath.Path] = {}  # A file counts once, however it is named.
-    for pattern in map(os.path.expanduser, patterns):
-        # The name of a file may look like a pattern.
-        matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+    for name in map(os.path.expanduser, names):
+        matches = _matches(name)
         if not matches:
-            raise UserError(f"no file matches {pattern!r}")
+            raise UserError(f"no file matches {name!r}")
         for path in map(epath.Path, matches):
             files.setdefault(path.resolve(), path)
     return sorted(files.values())
 
 
-def _refuse_overwriting(paths: Sequence[epath.Path], folder: epath.Path) -> None:
-    written = {folder / f"{path.stem}.png" for path in paths}
+def _matches(name: str) -> list[str]:
+    """Returns the photos that a name means: a file, all photos of a folder, or a pattern's."""
+    if os.path.isdir(name):
+        return [os.path.join(name, entry) for entry in os.listdir(name) if is_photo(entry)]
+    if os.path.exists(name):
+        return [name]
+    # Folders that are there are no patterns, and the endings of photos count in any case.
+    literal, rest = os.path.dirname(name), os.path.basename(name)
+    while literal and not os.path.isdir(literal):
+        literal, part = os.path.split(literal)
+        rest = os.path.join(part, rest)
+    stem, ending = os.path.splitext(rest)
+    if is_photo(rest):
+        ending = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
+    return glob.glob(os.path.join(glob.escape(literal), stem + ending), recursive=True)
+
+
+def _check_output(paths: Sequence[epath.Path], folder: epath.Path, overwrite: bool) -> None:
+    """Raises UserError if masks would go over photos, or over what somebody else wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; masks go into a folder")
+    written = {f"{path.stem}.png" for path in paths} | {output.CLASSES}
     for kind, ending in output.FOLDERS.items():
-        written |= {folder / kind / f"{path.stem}{ending}" for path in paths}
-    overwritten = {path.resolve() for path in paths} & {path.resolve() for path in written}
-    if overwritten:
+        written |= {f"{kind}/{path.stem}{ending}" for path in paths}
+    if any(path.resolve() == (folder / name).resolve() for path in paths for name in written):
+        raise UserError("the masks would overwrite the photos; choose another output folder")
+    if folder.resolve() in {path.resolve().parent for path in paths}:
         raise UserError(
-            f"the masks would overwrite the photos, {min(overwritten)} first; "
+            f"{folder} holds the photos, and masks would lie among them; "
             "choose another output folder"
+        )
+    if overwrite or not folder.exists() or (folder / _MARK).exists():
+        return
+    existing = sorted(name for name in written if (folder / name).exists())
+    if existing:
+        raise UserError(
+            f"{folder} holds {existing[0]}, which is not of an earlier prediction; choose another "
+            "output folder, or --overwrite"
         )
