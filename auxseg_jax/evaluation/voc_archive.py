@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from auxseg_jax.data import features, photo_names
+from auxseg_jax.data import features, listing, photo_names
 from auxseg_jax.errors import UserError, collect, fault, raise_faults
 from auxseg_jax.files import storage
 from auxseg_jax.pixel_labels import palette

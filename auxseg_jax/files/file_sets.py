@@ -82,12 +82,16 @@ def writer(folder: epath.PathLike, form: str, share: tuple[int, int] = (0, 1)) -
 
     try:
         yield write
-        records.close()
+        try:
+            records.close()
+        except RuntimeError as error:  # A full disk and the like.
+            raise UserError(f"{part} cannot be written: {error}") from error
         storage.write_bytes(part.with_suffix(_IDS), b"".join(hashes))
         temporary.replace(part)
     finally:
-        if records.is_open():
-            records.close()
+        with contextlib.suppress(RuntimeError):  # Another exception is on its way.
+            if records.is_open():
+                records.close()
         temporary.unlink(missing_ok=True)
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from auxseg_jax.errors import UserError
 from auxseg_jax.files.storage import write_bytes
 from auxseg_jax.pixel_labels import IGNORE, palette
+
+_MADE_FROM = "made_from"
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -35,9 +37,21 @@ def write_label_png(path: epath.PathLike, labels: np.ndarray) -> None:
     write_bytes(path, encode_label_png(labels))
 
 
-def encode_grey_png(values: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W] as an 8-bit grey PNG."""
-    return encode_png(_uint8_plane(values))
+def encode_grey_png(values: np.ndarray, made_from: str = "") -> bytes:
+    """Encodes uint8 [H, W] as an 8-bit grey PNG, which may say what it was made from."""
+    info = PngImagePlugin.PngInfo()
+    if made_from:
+        info.add_text(_MADE_FROM, made_from)
+    return _encode(Image.fromarray(_uint8_plane(values)), "PNG", pnginfo=info)
+
+
+def made_from(path: epath.PathLike) -> str:
+    """Returns what a PNG says that it was made from; "" if it says nothing, or cannot be read."""
+    try:
+        with Image.open(io.BytesIO(epath.Path(path).read_bytes())) as image:
+            return str(image.info.get(_MADE_FROM, ""))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return ""
 
 
 def write_grey_png(path: epath.PathLike, values: np.ndarray) -> None:

@@ -9,6 +9,7 @@ import fcntl
 import fnmatch
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,26 @@ def matching(folder: epath.PathLike, pattern: str) -> list[epath.Path]:
         return []
     entries = sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, first))
     return [path for entry in entries for path in matching(entry, rest)] if rest else entries
+
+
+def check_space(folder: epath.PathLike, size: int, what: str) -> None:
+    """Raises UserError if the disk of a folder, which need not exist, has no room for `size` bytes.
+
+    Args:
+      folder: where.
+      size: bytes that will be written.
+      what: what they are, for the message.
+    """
+    if is_remote(folder):
+        return
+    existing = os.path.abspath(folder)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise UserError(
+            f"{folder} needs {size / 2**30:.2g} GiB ({what}), and {free / 2**30:.2g} GiB are free"
+        )
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:

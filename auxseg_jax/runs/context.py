@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import ml_collections
@@ -15,7 +16,7 @@ from auxseg_jax.data.loader import PhotoReader
 from auxseg_jax.devices import hosts
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import file_sets
+from auxseg_jax.files import file_sets, storage
 from auxseg_jax.inference import passes
 from auxseg_jax.runs import build
 from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
@@ -56,14 +57,30 @@ class Context:
         """Does now what would otherwise fail only when a phase begins.
 
         Raises:
-          UserError: a pattern matches no parameter, weights do not fit, or labels cannot be stored.
+          UserError: a pattern matches no parameter, weights do not fit, labels cannot be stored, or
+            the disk is too small.
         """
         file_sets.check_format(self.workdir.path, self.config.label_format)
         shapes = build.abstract_params(self.config, self.network)
         frozen = self.config.optimizer.frozen
         options = build.optimizer_options(self.config, lr=0.0, frozen=frozen)
-        optimizer.make_optimizer(shapes, 1, options)
+        transform = optimizer.make_optimizer(shapes, 1, options)
         build.load_pretrained(self.config, shapes)
+        self._check_space(shapes, jax.eval_shape(transform.init, shapes))
+
+    def _check_space(self, params: dict, opt_state: Any) -> None:
+        """Raises UserError if the parameters and checkpoints of the stages will not fit."""
+        log, count = self.config.log, self.config.stages.count
+        weights, state = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+            for tree in (params, (params, opt_state))
+        )
+        kept = min(log.keep + 1, math.ceil(self.steps("stages") / log.checkpoint_every))
+        storage.check_space(
+            self.workdir.path,
+            count * (weights + kept * state),
+            f"{count} stages, each with its parameters and {kept} checkpoints (log.keep)",
+        )
 
     @functools.cached_property
     def initialise(self) -> Callable[[jax.Array], dict]:

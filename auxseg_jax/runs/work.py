@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import cam_files, loader, pseudo_labels
+from auxseg_jax.data import cam_files, label_check, loader, pseudo_labels
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import metrics, score, scores
@@ -98,7 +99,7 @@ def make_initial_labels(context: Context, phase: Phase) -> None:
     params = context.classifier_params()
     reader = context.reader(context.data.train_split)
     title = "CAM and initial labels"
-    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
+    with _label_writer(context, phase) as write:
         passes.run(title, context.initial_labels, params, reader, write, context.local)
 
 
@@ -131,8 +132,7 @@ def _check_cam_options(context: Context, folder: epath.Path) -> None:
 
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
-    folder = context.workdir.labels(phase.name)
-    with _writer(context, folder, pseudo_labels.encode) as write:
+    with _label_writer(context, phase) as write:
         for name, mask in context.data.masks(context.data.train_split, hosts.share()):
             is_salient = (mask != BACKGROUND) & (mask != IGNORE)
             write(name, {"segmentation": mask, "saliency": is_salient.astype(np.uint8) * 255})
@@ -148,7 +148,7 @@ def update_labels(context: Context, phase: Phase) -> None:
         cams = functools.partial(cam_files.read, file_sets.reader(folder))
     reader = context.reader(context.data.train_split, cams)
     title, params = f"{stage} label update", context.stage_params(stage)
-    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
+    with _label_writer(context, phase) as write:
         passes.run(title, context.updated_labels, params, reader, write, context.local)
 
 
@@ -160,6 +160,27 @@ def _writer(
     form = context.config.label_format
     with file_sets.writer(folder, form, hosts.share()) as write:
         yield lambda name, arrays: write(name, encode(arrays))
+
+
+@contextlib.contextmanager
+def _label_writer(context: Context, phase: Phase) -> Iterator[passes.Write]:
+    """Gives a function that writes pseudo labels; at the end of the block they are looked at.
+
+    Raises:
+      UserError: they hold no object, or lack a class that photos have, so a stage cannot learn it.
+    """
+    labels = np.zeros(256, np.int64)
+    lock = threading.Lock()
+    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
+
+        def count_and_write(name: str, arrays: dict[str, np.ndarray]) -> None:
+            counts = np.bincount(arrays["segmentation"].reshape(-1), minlength=256)
+            with lock:
+                labels[:] += counts
+            write(name, arrays)
+
+        yield count_and_write
+    label_check.check(hosts.total(labels), context.data, context.config.data.strict)
 
 
 def predict_val(context: Context, phase: Phase) -> None:

@@ -16,7 +16,10 @@ from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import first_line, say
+from auxseg_jax.training.fingerprint import differences, fingerprint
 from auxseg_jax.training.step import TrainState
+
+_CHECKSUMS = "checksums.json"
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
@@ -75,7 +78,8 @@ class Checkpoints:
     def save(self, state: TrainState, loss: float) -> float:
         """Starts writing `state`; returns the seconds until it was copied off the devices."""
         started = time.monotonic()
-        step, arguments, metrics = int(state.step), ocp.args.StandardSave(state), {"loss": loss}
+        step, arguments = int(state.step), ocp.args.StandardSave(state)
+        metrics = {"loss": loss, "checksums": fingerprint(state)}
         _write(self._directory, lambda: self._manager.save(step, args=arguments, metrics=metrics))
         return time.monotonic() - started
 
@@ -117,12 +121,17 @@ class Checkpoints:
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
+        path = self._directory / str(step)
         try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except Exception as error:  # See `_write`.
-            path = self._directory / str(step)
             say(f"the checkpoint {path} cannot be read: {first_line(error)}")
             return None
+        metrics = self._manager.metrics(step) or {}
+        if changed := differences(restored, metrics.get("checksums", {})):
+            say(f"the checkpoint {path} is damaged: {changed[0]} is not what was written")
+            return None
+        return restored
 
     def _set_aside_broken_metrics(self) -> None:
         """Renames checkpoints whose loss cannot be read.
@@ -155,6 +164,8 @@ def save_params(directory: epath.PathLike, params: dict) -> None:
     def save() -> None:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, params, force=True)
+        checksums = fingerprint(params)
+        hosts.by_first(lambda: storage.write_json(path / _CHECKSUMS, checksums))
 
     _write(path, save)
 
@@ -175,9 +186,17 @@ def load_params(directory: epath.PathLike, params: dict, mesh: Mesh) -> dict:
         params,
         mesh_lib.tree_sharding(params, mesh),
     )
+    path = _absolute(directory)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(_absolute(directory), target)
+            restored = checkpointer.restore(path, target)
     except Exception as error:  # See `_write`.
         message = f"the parameters {directory} cannot be read: {first_line(error)}"
         raise UserError(message) from error
+    written = storage.read_json(path / _CHECKSUMS) if (path / _CHECKSUMS).exists() else {}
+    if changed := differences(restored, written):
+        raise UserError(
+            f"the parameters {directory} are damaged: {changed[0]} is not what was written; "
+            "delete the phase's folder, and the same command makes it again"
+        )
+    return restored

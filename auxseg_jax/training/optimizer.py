@@ -110,6 +110,8 @@ def _group_names(
 ) -> dict:
     """Returns a tree of group names: frozen, head, layer_<k>, or base for the rest."""
     is_frozen = trees.flatten(trees.mask(params, frozen))
+    if all(is_frozen.values()):
+        raise UserError(f"optimizer.frozen={tuple(frozen)}: nothing is left to train")
     is_head = trees.flatten(trees.mask(params, heads))
 
     def group_of(name: str) -> str:
