@@ -30,6 +30,9 @@ _KERNEL = at_least(0.05)
 def _phase(epochs: int) -> dict[str, Field]:
     return {
         "epochs": Field(epochs, "Passes over the training photos.", ABOVE_0),
+        "min_steps": Field(
+            0, "Updates at least, where few photos make few of them an epoch.", NOT_NEGATIVE
+        ),
         "batch_size": Field(8, "Photos a step, over all devices.", ABOVE_0),
         "accumulate": Field(
             1,
@@ -220,7 +223,9 @@ SECTIONS: dict[str, dict[str, Field]] = {
     "optimizer": {
         "name": Field("sgd", "The optimiser.", one_of("sgd", "adamw")),
         "power": Field(0.9, "Power of the poly decay, by step.", NOT_NEGATIVE),
-        "warmup": Field(0, "Steps of linear warm-up.", NOT_NEGATIVE),
+        "warmup": Field(
+            0, "Steps of linear warm-up, but at most a quarter of a phase.", NOT_NEGATIVE
+        ),
         "clip_norm": Field(
             0.0, "Gradients of a larger global norm are scaled down to it; 0: off.", NOT_NEGATIVE
         ),

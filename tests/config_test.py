@@ -328,7 +328,11 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
     config = load_config(str(own), **{"stages.count": 1}, walk={"steps": 2}, seed=7)
     assert (config.stages.count, config.walk.steps, config.seed) == (1, 2, 7)
     for name, overrides, message in (
-        ("nope", {}, "no such file, and no such config; there are coco, demo, msrc, tiny, voc"),
+        (
+            "nope",
+            {},
+            "no such file, and no such config; there are coco, demo, msrc, photos, tiny, voc",
+        ),
         ("tiny:quick", {}, "tiny.py takes no words after its name"),
         (str(REPOSITORY / "README.md"), {}, "is no config: a config is a Python file"),
         (str(tmp_path / "dict.py"), {}, "get_config returns dict, not a ConfigDict"),

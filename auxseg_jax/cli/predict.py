@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the masks")
     parser.add_argument(
+        "--ignore-labels",
+        action="store_true",
+        help="segment the labelled photos of the run as if their labels were not known",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="write over what somebody else wrote there"
     )
     parser.add_argument(
@@ -57,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         show=arguments.show,
         point=arguments.point,
         overwrite=arguments.overwrite,
+        use_labels=not arguments.ignore_labels,
     )
     stdout.print(f"{count} masks in {arguments.output}", markup=False)
     if faults:

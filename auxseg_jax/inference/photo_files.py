@@ -1,7 +1,8 @@
 """Photo files as a source for `PhotoReader`."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from etils import epath
@@ -45,6 +46,22 @@ class PhotoFiles:
                 except (OSError, ValueError) as error:
                     self.faults.append(f"{path}: {error}")
                 bar.advance(1)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the photos that can be read."""
+        return [path.stem for path in self._paths]
+
+    def size_of(self, name: str) -> tuple[int, int]:
+        """Returns the (H, W) of a photo as it is given."""
+        return self.sizes[self.ids.index(name)]
+
+    def without(self, names: Collection[str]) -> "PhotoFiles":
+        """Returns the source without some of its photos."""
+        rest = copy.copy(self)
+        kept = [k for k, name in enumerate(self.ids) if name not in names]
+        rest._paths, rest.sizes = [self._paths[k] for k in kept], [self.sizes[k] for k in kept]
+        return rest
 
     def __len__(self) -> int:
         return len(self._paths)

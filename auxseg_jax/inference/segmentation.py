@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,19 @@ class Views:
 
     scales: Sequence[float]
     flip: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What a segmentation returns beside the labels.
+
+    Attributes:
+      names: any of SHOWN; saliency, cam and affinity need a network that has them.
+      point: (x, y) in pixels, for affinity.
+    """
+
+    names: Collection[str] = ()
+    point: tuple[int, int] | None = None
 
 
 def probabilities(
@@ -67,8 +80,8 @@ def segment(
     grid: Grid,
     seen: Views,
     crf: crf_lib.CrfOptions | None = None,
-    show: Collection[str] = (),
-    point: tuple[int, int] | None = None,
+    show: Shown = Shown(),
+    combine: Callable[[Array], Array] | None = None,
 ) -> dict[str, Array]:
     """Segments a batch of whole photos.
 
@@ -79,11 +92,11 @@ def segment(
       grid: sizes of the views.
       seen: the views.
       crf: options of `crf.segmentation`. None, or 0 iterations: the probabilities stay as they are.
-      show: any of SHOWN; saliency, cam and affinity need a network that has them.
-      point: (x, y) in pixels, for affinity.
+      show: what is returned beside the labels.
+      combine: changes the class probabilities [B, H, W, C+1] before the CRF.
 
     Returns:
-      labels uint8 [B, H, W]; and what `show` names:
+      labels uint8 [B, H, W]; and what `show.names` has:
       overlay: photo uint8 [B, H, W, 3], RGB;
       probabilities: float32 [B, H, W, C+1];
       saliency: float32 [B, H, W] in 0..1;
@@ -95,24 +108,26 @@ def segment(
     photo, inside, size = batch["image"], batch["inside"], batch["image"].shape[1:3]
     image = normalize(network, photo, inside)
     scores = probabilities(network, params, image, inside, grid, seen)
+    if combine is not None:
+        scores["seg"] = combine(scores["seg"])
     if crf and crf.iterations:
         sharpen = functools.partial(crf_lib.segmentation, options=crf)
         scores["seg"] = jax.vmap(sharpen)(photo.astype(jnp.float32), scores["seg"], inside)
     maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
-    if "overlay" in show:
+    if "overlay" in show.names:
         maps["photo"] = photo
-    if "probabilities" in show:
+    if "probabilities" in show.names:
         maps["probabilities"] = scores["seg"]
-    if "saliency" in show and "sal" in scores:
+    if "saliency" in show.names and "sal" in scores:
         maps["saliency"] = scores["sal"][..., 0]
-    if {"cam", "affinity"} & set(show):
+    if {"cam", "affinity"} & set(show.names):
         outputs = network.apply({"params": network.cast(params)}, image, inside=inside)
-        if "cam" in show:
+        if "cam" in show.names:
             maps["cam"] = cam_lib.normalize(resize_bilinear(outputs["cam"], size))
             maps["present"] = jax.nn.sigmoid(outputs["cls_logits"]) > 0.5
-        if "affinity" in show:
+        if "affinity" in show.names:
             cells = outputs["cam"].shape[1:3]
-            maps["affinity"] = _row_at(outputs["affinity"], point, cells, size)
+            maps["affinity"] = _row_at(outputs["affinity"], show.point, cells, size)
     return maps
 
 

@@ -18,9 +18,9 @@ from auxseg_jax.errors import UserError
 from auxseg_jax.files import file_sets
 from auxseg_jax.grid import Grid
 from auxseg_jax.inference.crf import CrfOptions
-from auxseg_jax.inference.segmentation import Views, segment
+from auxseg_jax.inference.segmentation import Shown, Views, segment
 from auxseg_jax.models import auxsegnet, backbones
-from auxseg_jax.pseudo import update
+from auxseg_jax.pseudo import labelled, update
 from auxseg_jax.pseudo.fuse import fuse
 from auxseg_jax.pseudo.random_walk import random_walk
 from auxseg_jax.training import losses, optimizer, step
@@ -201,8 +201,33 @@ def segmentation(
         grid=grid(config),
         seen=Views(**(config.post if post else config.predict)),
         crf=crf_options(config, "segmentation") if post else None,
-        show=show,
-        point=point,
+        show=Shown(show, point),
+    )
+
+
+def labelled_segmentation(
+    config: ml_collections.ConfigDict,
+    network: auxsegnet.AuxSegNet,
+    post: bool = False,
+    show: Collection[str] = (),
+) -> Callable:
+    """Returns `labelled.segment` with a config's options; the CRF is always part of it.
+
+    Args:
+      config: the config of the run.
+      network: the network.
+      post: whether it sees the views of `config.post` instead of `config.predict`.
+      show: see `segment`.
+    """
+    predict = functools.partial(
+        segmentation(config, network, post, show), crf=crf_options(config, "segmentation")
+    )
+    weight = config.label_update.classifier_weight
+    return functools.partial(
+        labelled.segment,
+        predict=predict,
+        updated_labels=updated_labels(config, network),
+        classifier_cam=classifier_cam(config, network) if weight else None,
     )
 
 

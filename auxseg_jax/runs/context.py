@@ -17,11 +17,14 @@ from auxseg_jax.devices import hosts
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import file_sets, storage
+from auxseg_jax.files.terminal import say
 from auxseg_jax.inference import passes
 from auxseg_jax.runs import build
 from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
 from auxseg_jax.training import checkpoint, optimizer
 from auxseg_jax.training.writer import Writer
+
+_FEW_STEPS = 50
 
 
 class Context:
@@ -61,6 +64,12 @@ class Context:
             the disk is too small.
         """
         file_sets.check_format(self.workdir.path, self.config.label_format)
+        for section in ("classifier", "stages"):
+            if self.steps(section) < _FEW_STEPS:
+                say(
+                    f"note: {section} has {self.steps(section)} steps, too few to learn much; "
+                    f"--config.{section}.min_steps={4 * _FEW_STEPS} gives it more"
+                )
         shapes = build.abstract_params(self.config, self.network)
         frozen = self.config.optimizer.frozen
         options = build.optimizer_options(self.config, lr=0.0, frozen=frozen)
@@ -125,7 +134,7 @@ class Context:
     def steps(self, section: str) -> int:
         """Returns the updates of a phase of training."""
         fields, photos = self.config[section], self.data.photos(self.data.train_split)
-        return max(math.ceil(fields.epochs * len(photos) / fields.batch_size), 1)
+        return max(math.ceil(fields.epochs * len(photos) / fields.batch_size), fields.min_steps, 1)
 
     def first_params(self) -> dict:
         """Returns the parameters before any training, with the weights that the config names."""

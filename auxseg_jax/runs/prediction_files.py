@@ -4,15 +4,18 @@ import glob
 import math
 import os
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import numpy as np
 from etils import epath
 
 from auxseg_jax.data.photo_names import is_photo
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
-from auxseg_jax.inference import output
+from auxseg_jax.inference import output, passes
 from auxseg_jax.inference.photo_files import PhotoFiles
+from auxseg_jax.runs.labelled_photos import LabelledPhotos
 from auxseg_jax.runs.predictor import Predictor
 
 _MEGAPIXELS = 4.0
@@ -32,6 +35,7 @@ def predict_files(
     show: Collection[str] = (),
     point: tuple[int, int] | None = None,
     overwrite: bool = False,
+    use_labels: bool = True,
 ) -> tuple[int, list[str]]:
     """Segments photo files with the last trained stage of a workdir.
 
@@ -43,6 +47,8 @@ def predict_files(
       show: maps to write beside the masks, keys of `output.FOLDERS`.
       point: see `Predictor.predict`.
       overwrite: write over files in `output_dir` that are not of an earlier prediction.
+      use_labels: photos that belong to the data of the run show the classes of their image labels
+        alone, and the pseudo labels and the saliency of the run count, too.
 
     Returns:
       How many were segmented, and a line for each photo that cannot be read.
@@ -63,24 +69,52 @@ def predict_files(
     if not source.sizes:
         raise UserError("\n  ".join(["no photo can be read:", *source.faults]), source.faults)
     predictor.check_show(show, point, source.sizes, can_show)
-
     storage.write_json(output_dir / _MARK, {"workdir": str(workdir), "stage": predictor.stage})
+    known = None
+    if use_labels and not point:
+        known = LabelledPhotos(predictor.config, paths, source)
+    write = _writer(output_dir, source, predictor.classes, limit)
+    _segment(predictor, source, known, write, {"post": post, "show": show, "point": point})
+    output.write_classes(output_dir, predictor.classes)
+    return len(source), source.faults
 
+
+def _writer(
+    folder: epath.Path, source: PhotoFiles, classes: Sequence[str], limit: float
+) -> passes.Write:
+    """Returns a function that writes one photo's maps at the size of its file."""
     if source.scaled:
         say(
             f"{len(source.scaled)} photos have more than {limit:g} megapixels; they are segmented "
             f"at that size, and the masks are scaled back: {', '.join(list(source.scaled)[:3])}"
         )
 
-    def write(name, maps):
+    def write(name: str, maps: dict[str, np.ndarray]) -> None:
         if name in source.scaled:
             maps = output.resize(maps, source.scaled[name])
-        output.write(output_dir, name, maps, predictor.classes)
+        output.write(folder, name, maps, classes)
 
+    return write
+
+
+def _segment(
+    predictor: Predictor,
+    source: PhotoFiles,
+    known: LabelledPhotos | None,
+    write: passes.Write,
+    options: dict[str, Any],
+) -> None:
+    """Segments the photos whose labels are known, then the others."""
     title = f"segmentation by {predictor.stage}"
-    predictor.run(title, source, write, post=post, show=show, point=point)
-    output.write_classes(output_dir, predictor.classes)
-    return len(source), source.faults
+    if known:
+        say(
+            f"{len(known)} of the {len(source)} photos have image labels in the data of the run: "
+            "only their classes appear (--ignore-labels segments them as any other)"
+        )
+        predictor.run(f"{title}, labelled", known, write, labelled=True, **options)
+        source = source.without(known.ids)
+    if len(source):
+        predictor.run(title, source, write, **options)
 
 
 def _find_photos(names: Sequence[str]) -> list[epath.Path]:

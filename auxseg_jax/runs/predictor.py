@@ -17,7 +17,7 @@ from auxseg_jax.errors import UserError, collect, fault
 from auxseg_jax.files import images
 from auxseg_jax.inference import passes
 from auxseg_jax.runs import build
-from auxseg_jax.runs.workdir import Workdir
+from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
 from auxseg_jax.training import checkpoint
 
 Photo = epath.PathLike | np.ndarray
@@ -60,7 +60,7 @@ class Predictor:
     """
 
     def __init__(self, workdir: epath.PathLike):
-        folder = Workdir(workdir)
+        self._folder = folder = Workdir(workdir)
         self.stage = folder.trained_stages()[-1]
         self.config = checked(folder.read_config())
         self.classes = tuple(folder.classes())
@@ -119,6 +119,7 @@ class Predictor:
         post: bool = False,
         show: Collection[str] = (),
         point: tuple[int, int] | None = None,
+        labelled: bool = False,
     ) -> None:
         """Segments photos and hands on each photo's arrays, as `segmentation.segment` returns them.
 
@@ -129,14 +130,26 @@ class Predictor:
           post: see `predict`.
           show: see `predict`.
           point: see `predict`.
+          labelled: the examples have image labels, which are used: see `pseudo.labelled`.
         """
         reader: PhotoReader = build.photo_reader(self.config, source, source.sizes, self._mesh.size)
         point = None if point is None else tuple(point)
-        key = (post, tuple(sorted(show)), point)
+        key = (post, tuple(sorted(show)), point, labelled)
         if key not in self._functions:
-            function = build.segmentation(self.config, self._network, post, show, point)
+            if labelled:
+                function = build.labelled_segmentation(self.config, self._network, post, show)
+            else:
+                function = build.segmentation(self.config, self._network, post, show, point)
             self._functions[key] = passes.PhotoFunction(function, self._mesh)
-        passes.run(title, self._functions[key], self._params, reader, write, self._mesh)
+        params = self._params
+        if labelled:
+            params = {"network": params, "classifier": self._classifier_params()}
+        passes.run(title, self._functions[key], params, reader, write, self._mesh)
+
+    def _classifier_params(self) -> dict:
+        shapes = build.abstract_params(self.config, self._network)
+        mesh, path = mesh_lib.make_mesh(), self._folder.params(CLASSIFIER)
+        return checkpoint.load_params(path, build.classifier_part(shapes), mesh)
 
     def check_show(
         self,

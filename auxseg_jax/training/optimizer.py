@@ -36,7 +36,7 @@ class Options:
       name: one of NAMES.
       lr: base learning rate.
       power: power of the poly decay.
-      warmup: steps of linear warm-up.
+      warmup: steps of linear warm-up, but at most a quarter of all.
       clip_norm: gradients of a larger global norm are scaled down to it; 0 turns that off.
       momentum: SGD's momentum, or the first moment's decay of AdamW.
       second_momentum: the second moment's decay of AdamW.
@@ -98,7 +98,8 @@ def make_optimizer(params: dict, steps: int, options: Options) -> optax.Gradient
 
 def _group(multiplier: float, steps: int, options: Options) -> optax.GradientTransformation:
     """Returns the optimiser of the parameters whose rate has this multiplier."""
-    schedule = poly_schedule(options.lr * multiplier, options.power, steps, options.warmup)
+    warmup = min(options.warmup, steps // 4)
+    schedule = poly_schedule(options.lr * multiplier, options.power, steps, warmup)
     momentum, decay = options.momentum, options.weight_decay
     if options.name == "adamw":
         return optax.adamw(schedule, momentum, options.second_momentum, weight_decay=decay)
