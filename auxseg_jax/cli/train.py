@@ -84,6 +84,13 @@ def run(arguments: argparse.Namespace) -> None:
         f"pseudo labels: {folder}/stage_*/pseudo",
         markup=False,
     )
+    if results.review:
+        root = config.data.get("root") or "PHOTOS"
+        stdout.print(
+            f"Look at {folder}/review/sheet.jpg. Masks of all photos: auxseg predict "
+            f"--workdir={folder} --input={root}/JPEGImages --output=masks --show=overlay",
+            markup=False,
+        )
 
 
 def _end_together(error: Exception) -> None:

@@ -91,6 +91,23 @@ class PredictionScore:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReviewScore:
+    """What agrees in a run whose photos have no masks. It is no measure of quality.
+
+    Attributes:
+      photos: number of training photos that were looked at.
+      agreement: mean IoU of the last stage's prediction and the pseudo labels it left.
+      saliency_iou: mean IoU of its objects and the saliency that it learned.
+      least_certain: ids of the photos that agree least.
+    """
+
+    photos: int
+    agreement: float
+    saliency_iou: float
+    least_certain: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class CamSweep:
     """mIoU of CAMs alone at each threshold, where a score up to the threshold is background.
 

@@ -1,7 +1,7 @@
 """Writes predictions as files: <folder>/<id>.png, and a folder for each map that is shown.
 
 <id>.png           labels, indexed with VOC's palette, of the photo's size
-overlay/<id>.jpg   the photo under the colours of its labels
+overlay/<id>.jpg   the photo under the colours of its labels, with a legend
 saliency/<id>.png  grey
 cam/<id>.<class>.png   grey, of the classes to which the classification branch gives more than 0.5
 affinity/<id>.png  grey, what one pixel looks at, the largest entry white
@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.files import images, storage
+from auxseg_jax.inference import contact_sheet
 from auxseg_jax.pixel_labels import palette
 
 FOLDERS = {"overlay": ".jpg", "saliency": ".png", "cam": ".png", "affinity": ".png"}
@@ -34,12 +35,13 @@ def write(
       folder: where.
       name: id of the photo.
       maps: one photo's arrays of what `segmentation.segment` returns.
-      classes: names, background first, for the files of CAMs.
+      classes: names, background first, for overlays and the files of CAMs.
     """
     folder = epath.Path(folder)
     images.write_label_png(folder / f"{name}.png", maps["labels"])
     if "photo" in maps:
-        picture = overlay(maps["photo"], maps["labels"])
+        picture = contact_sheet.overlay(maps["photo"], maps["labels"])
+        picture = contact_sheet.with_legend(picture, np.unique(maps["labels"]).tolist(), classes)
         images.write_jpeg(folder / "overlay" / f"{name}.jpg", picture)
     for kind in ("saliency", "affinity"):
         if kind in maps:
@@ -57,12 +59,6 @@ def resize(maps: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.n
         scaled = cv2.resize(maps[name], size[::-1], interpolation=mode)
         resized[name] = scaled.reshape(*size, *maps[name].shape[2:])
     return resized
-
-
-def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Covers objects half with the colours of their labels, uint8 [H, W, 3]."""
-    mixed = (photo.astype(np.uint16) + palette()[labels]) // 2
-    return np.where(labels[..., None] > 0, mixed, photo).astype(np.uint8)
 
 
 def write_classes(folder: epath.PathLike, classes: Sequence[str]) -> None:

@@ -55,6 +55,7 @@ class Results:
       pseudo: score of each set of pseudo labels, if the training split has masks.
       stages: score of each stage, if the validation split has masks.
       cam_sweep: score of the CAMs by threshold, an oracle.
+      review: what agrees, if photos have no masks.
       fully_supervised: whether it was trained on masks.
       seconds: {phase: seconds of the session that finished it}.
       config: the config of the run, as JSON.
@@ -65,6 +66,7 @@ class Results:
     pseudo: list[PseudoEntry] = dataclasses.field(default_factory=list)
     stages: list[StageEntry] = dataclasses.field(default_factory=list)
     cam_sweep: scores.CamSweep | None = None
+    review: scores.ReviewScore | None = None
     fully_supervised: bool = False
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -86,6 +88,11 @@ class Results:
         """Puts in the sweep of the CAMs."""
         del stage
         self.cam_sweep = score
+
+    def set_review(self, stage: int | None, score: scores.ReviewScore) -> None:
+        """Puts in what agrees."""
+        del stage
+        self.review = score
 
     def add_pseudo(self, stage: int | None, score: scores.PseudoScore) -> None:
         """Adds the score of the labels that a stage left; None: the initial ones."""
@@ -111,6 +118,8 @@ class Results:
         }
         if self.cam_sweep:
             content["cam_sweep"] = to_json(self.cam_sweep)
+        if self.review:
+            content["review"] = to_json(self.review)
         if self.fully_supervised:
             content["fully_supervised"] = True
         seconds = {"seconds": self.seconds}
@@ -120,11 +129,13 @@ class Results:
     def from_json(cls, content: dict[str, Any]) -> "Results":
         """Reads what `to_json` gave."""
         classifier, sweep = content["classifier"], content.get("cam_sweep")
+        review = content.get("review")
         return cls(
             classifier=scores.ClassifierScore(**classifier) if classifier else None,
             pseudo=[_pseudo_entry(**entry) for entry in content["pseudo"]],
             stages=[_stage_entry(**entry) for entry in content["stages"]],
             cam_sweep=scores.CamSweep(**sweep) if sweep else None,
+            review=scores.ReviewScore(**review) if review else None,
             fully_supervised=content.get("fully_supervised", False),
             seconds=content["seconds"],
             config=content["config"],

@@ -66,6 +66,14 @@ def _legend(results: Results) -> list[str]:
         )
     else:
         lines.append("There are no pixel labels, so neither masks nor pseudo labels are scored.")
+    if results.review:
+        review = results.review
+        lines.append(
+            f"Quality is unmeasured. Of {review.photos} training photos, predictions and the "
+            f"pseudo labels agree to {review.agreement:.0f}% (mean IoU), predicted objects and "
+            f"saliency to {review.saliency_iou:.0f}%. Least sure: "
+            f"{', '.join(review.least_certain)}."
+        )
     if results.cam_sweep:
         best = f"{results.cam_sweep.best_miou:.1f}"
         threshold = results.cam_sweep.best_threshold

@@ -9,9 +9,9 @@ import ml_collections
 
 from auxseg_jax.evaluation import scores
 from auxseg_jax.report.results import Results
-from auxseg_jax.runs import work
+from auxseg_jax.runs import review, work
 from auxseg_jax.runs.phase import Phase
-from auxseg_jax.runs.workdir import CAM, CLASSIFIER, CLASSIFIER_CAM, stage_name
+from auxseg_jax.runs.workdir import CAM, CLASSIFIER, CLASSIFIER_CAM, REVIEW, stage_name
 
 TRAIN, VAL = "train", "val"
 
@@ -72,6 +72,18 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
             phases.append(Phase(labels, work.update_labels, needs, writes, stage=index))
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
+    if weak and VAL not in scored:
+        needs = {"weights": stage_name(config.stages.count - 1), "labels": labels}
+        phases.append(
+            Phase(
+                REVIEW,
+                review.review,
+                needs,
+                ("sheet.jpg",),
+                scores=scores.ReviewScore,
+                report=Results.set_review,
+            )
+        )
     return phases
 
 

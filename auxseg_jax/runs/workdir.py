@@ -1,6 +1,7 @@
 """The layout of a workdir. Everything that reads or writes one asks here.
 
 config.json, manifest.json, metrics.jsonl, tensorboard/, results.json
+review/sheet.jpg                       photos, pseudo labels and predictions, if there are no masks
 <phase>/DONE.json                      written last; a resumed run looks for it
 classifier/{checkpoints,params}
 cam/pseudo/<plane>/<id>.png            initial pseudo labels (see `data.pseudo_labels`), of stage 0
@@ -32,7 +33,7 @@ from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
 from auxseg_jax.report import manifest as manifest_lib
 
-CLASSIFIER, CAM, CLASSIFIER_CAM = "classifier", "cam", "classifier_cam"
+CLASSIFIER, CAM, CLASSIFIER_CAM, REVIEW = "classifier", "cam", "classifier_cam", "review"
 _DONE = "DONE.json"
 _ABSENT = object()
 _UNFINISHED = r"\.(config|manifest)\.json\..*"  # What a kill leaves of a file.
@@ -96,6 +97,10 @@ class Workdir:
     def labels(self, phase: str) -> epath.Path:
         """The set of pseudo labels that a phase left."""
         return self.path / phase / "pseudo" if phase == CAM else self.path / phase
+
+    def sheet(self, phase: str) -> epath.Path:
+        """The contact sheet of a review."""
+        return self.path / phase / "sheet.jpg"
 
     def saliency(self, phase: str) -> epath.Path:
         """The network's saliency, of a phase that predicts."""

@@ -1,0 +1,100 @@
+"""Pictures to look at: photos beside pseudo labels and predictions, and legends of colours."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from auxseg_jax.pixel_labels import BACKGROUND, IGNORE, palette
+
+_SIDE = 200  # Pixels of a picture's longer side.
+_A_ROW = 2  # Photos, each of three pictures.
+_GAP, _TEXT = 8, 16
+_INK, _PAPER = (0, 0, 0), (255, 255, 255)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One photo of a sheet.
+
+    Attributes:
+      name: its id.
+      photo: uint8 RGB [H, W, 3].
+      pseudo: pseudo labels, uint8 [H, W].
+      prediction: uint8 [H, W].
+    """
+
+    name: str
+    photo: np.ndarray
+    pseudo: np.ndarray
+    prediction: np.ndarray
+
+
+def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Covers objects half with the colours of their labels, uint8 [H, W, 3]."""
+    mixed = (photo.astype(np.uint16) + palette()[labels]) // 2
+    return np.where(labels[..., None] > 0, mixed, photo).astype(np.uint8)
+
+
+def with_legend(picture: np.ndarray, labels: Collection[int], classes: Sequence[str]) -> np.ndarray:
+    """Writes the names of classes with their colours below a picture.
+
+    Args:
+      picture: uint8 RGB [H, W, 3].
+      labels: the labels that are named; background is left out.
+      classes: names, background first.
+    """
+    names = {IGNORE: "no label"} | dict(enumerate(classes))
+    font, width = ImageFont.load_default(_TEXT - 4), picture.shape[1]
+    places, x, y = [], _GAP // 2, _GAP // 2
+    for label in sorted(set(labels) - {BACKGROUND}):
+        length = _TEXT + round(font.getlength(names[label])) + _GAP
+        if places and x + length > width:
+            x, y = _GAP // 2, y + _TEXT
+        places.append((x, y, label))
+        x += length
+    if not places:
+        return picture
+    strip = Image.new("RGB", (width, y + _TEXT + _GAP // 2), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for x, y, label in places:
+        draw.rectangle((x, y + 2, x + 10, y + 12), tuple(palette()[label].tolist()), _INK)
+        draw.text((x + _TEXT, y), names[label], _INK, font)
+    return np.concatenate([picture, np.asarray(strip)])
+
+
+def draw(entries: Sequence[Entry], classes: Sequence[str]) -> np.ndarray:
+    """Draws photo, pseudo labels and prediction of each entry in rows, with a legend below.
+
+    Returns:
+      uint8 RGB [H, W, 3].
+    """
+    cells = [_cell(entry) for entry in entries]
+    width, height = (max(cell.size[k] for cell in cells) + _GAP for k in (0, 1))
+    rows = -(-len(cells) // _A_ROW)
+    sheet = Image.new("RGB", (width * min(_A_ROW, len(cells)) + _GAP, height * rows + _GAP), _PAPER)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, _A_ROW)
+        sheet.paste(cell, (_GAP + column * width, _GAP + row * height))
+    used = {*range(1, len(classes))}
+    used |= {IGNORE} if any((entry.pseudo == IGNORE).any() for entry in entries) else set()
+    return with_legend(np.asarray(sheet), used, classes)
+
+
+def _cell(entry: Entry) -> Image.Image:
+    """Draws one photo: its name, and below it the photo, its pseudo labels and its prediction."""
+    pictures = [
+        entry.photo,
+        overlay(entry.photo, entry.pseudo),
+        overlay(entry.photo, entry.prediction),
+    ]
+    height, width = entry.photo.shape[:2]
+    factor = _SIDE / max(height, width)
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    cell = Image.new("RGB", (3 * size[0] + 2, size[1] + _TEXT), _PAPER)
+    font = ImageFont.load_default(_TEXT - 5)
+    ImageDraw.Draw(cell).text((0, 0), entry.name[:40], _INK, font)
+    for k, picture in enumerate(pictures):
+        cell.paste(Image.fromarray(picture).resize(size), (k * (size[0] + 1), _TEXT))
+    return cell
