@@ -32,10 +32,13 @@ COMMANDS = {
 
 _DEFAULT = "train"
 _EXIT_INTERRUPTED = 130
+_stop_message = "stopped"
+"""What Ctrl-C says."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command that the arguments name."""
+    _handle_ctrl_c()
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.stdout.reconfigure(errors="backslashreplace")  # Names of files may not be in UTF-8.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's warnings are not for users.
@@ -80,7 +83,9 @@ def split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _run(name: str, command: Any, parsed: argparse.Namespace) -> None:
-    _handle_ctrl_c(parsed if name == _DEFAULT else None)
+    global _stop_message
+    if name == _DEFAULT:
+        _stop_message = f"stopped; the same command goes on from {parsed.workdir}"
     # Libraries that cannot finish what they write would fill the screen after an error of a run.
     at_once = name == _DEFAULT
     from auxseg_jax.errors import UserError
@@ -124,20 +129,18 @@ def _overview() -> str:
     )
 
 
-def _handle_ctrl_c(run: argparse.Namespace | None) -> None:
-    """Ends the process at once at Ctrl-C; `run` is the arguments of a run that can go on.
+def _handle_ctrl_c() -> None:
+    """Ends the process at once at Ctrl-C, from its first moment on.
 
     A KeyboardInterrupt would be swallowed by callbacks of libraries. What is written survives a
     kill, so there is nothing to wait for. A process that ignores Ctrl-C, as nohup wants, goes on
     ignoring it.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return
-    message = "stopped" + (f"; the same command goes on from {run.workdir}" if run else "")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
 
-    def stop(*_: Any) -> None:
-        show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # A progress bar hides it.
-        os.write(2, f"{show_cursor}\n{message}\n".encode())
-        os._exit(_EXIT_INTERRUPTED)
 
-    signal.signal(signal.SIGINT, stop)
+def _stop(*_: Any) -> None:
+    show_cursor = "\x1b[?25h" if os.isatty(2) else ""  # A progress bar hides it.
+    os.write(2, f"{show_cursor}\n{_stop_message}\n".encode())
+    os._exit(_EXIT_INTERRUPTED)

@@ -118,7 +118,7 @@ def _check_kind(header: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]
             )
         return True
     named = [cell for _, cell in cells if cell]
-    if all(re.fullmatch(r"\d+(\.0)?", cell) for cell in named):
+    if named and all(re.fullmatch(r"\d+(\.0)?", cell) for cell in named):
         raise UserError(
             f"the column {header[1]!r} holds numbers, such as {named[0]}; write the names of the "
             "classes"

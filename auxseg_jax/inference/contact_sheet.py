@@ -71,12 +71,13 @@ def draw(entries: Sequence[Entry], classes: Sequence[str]) -> np.ndarray:
       uint8 RGB [H, W, 3].
     """
     cells = [_cell(entry) for entry in entries]
-    width, height = (max(cell.size[k] for cell in cells) + _GAP for k in (0, 1))
-    rows = -(-len(cells) // _A_ROW)
-    sheet = Image.new("RGB", (width * min(_A_ROW, len(cells)) + _GAP, height * rows + _GAP), _PAPER)
-    for number, cell in enumerate(cells):
-        row, column = divmod(number, _A_ROW)
-        sheet.paste(cell, (_GAP + column * width, _GAP + row * height))
+    width = max(cell.size[0] for cell in cells) + _GAP
+    rows = [cells[start : start + _A_ROW] for start in range(0, len(cells), _A_ROW)]
+    heights = [max(cell.size[1] for cell in row) + _GAP for row in rows]
+    sheet = Image.new("RGB", (width * len(rows[0]) + _GAP, sum(heights) + _GAP), _PAPER)
+    for number, row in enumerate(rows):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (_GAP + column * width, _GAP + sum(heights[:number])))
     used = {*range(1, len(classes))}
     used |= {IGNORE} if any((entry.pseudo == IGNORE).any() for entry in entries) else set()
     return with_legend(np.asarray(sheet), used, classes)

@@ -47,8 +47,12 @@ class PhotoFunction:
         """Traces it for parameters and a batch, arrays or shapes."""
         return self._jitted.trace(params, batch)
 
-    def compile_for(self, params: dict, batches: Sequence[dict[str, np.ndarray]]) -> int:
-        """Compiles it for batches of these shapes, side by side; returns how many were new.
+    def new_shapes(self, batches: Sequence[dict[str, np.ndarray]]) -> int:
+        """Returns for how many shapes of these batches it is not compiled yet."""
+        return len({_shapes(batch) for batch in batches} - self._programs.keys())
+
+    def compile_for(self, params: dict, batches: Sequence[dict[str, np.ndarray]]) -> None:
+        """Compiles it for batches of these shapes, side by side.
 
         Compilers use little more than one core, and the sizes of a data set are a few.
         """
@@ -65,7 +69,6 @@ class PhotoFunction:
                 pending[key] = pool.submit(self._jitted.lower(params, shapes).compile)
             for key, program in pending.items():
                 self._programs[key] = program.result()
-        return len(new)
 
     def __call__(self, params: dict, batch: dict[str, np.ndarray]) -> dict[str, Array]:
         """Runs it on a batch of this host, for whose shapes it is compiled."""
@@ -99,10 +102,12 @@ def run(
         `reader` its share of the photos.
     """
     params = mesh_lib.to_local(params, mesh)
-    started = time.monotonic()
-    if new := function.compile_for(params, reader.blank_batches()):
-        seconds = time.monotonic() - started
-        say(f"{name}: compiled for {new} shape(s) of batches in {seconds:.0f} s")
+    batches = reader.blank_batches()
+    if new := function.new_shapes(batches):
+        started = time.monotonic()
+        say(f"{name}: compiling for {new} shape(s) of batches")
+        function.compile_for(params, batches)
+        say(f"{name}: compiled in {time.monotonic() - started:.0f} s")
     with (
         progress(name, reader.num_photos, unit="photo") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -24,16 +24,7 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
       scored: which of the splits "train" and "val" have masks to score with.
     """
     weak = config.supervision == "image_labels"
-    phases = [
-        Phase(
-            CLASSIFIER,
-            work.train_classifier,
-            writes=("checkpoints", "params"),
-            scores=scores.ClassifierScore,
-            report=Results.set_classifier,
-        ),
-        _initial_labels(weak),
-    ]
+    phases = [_classifier(), _initial_labels(weak)]
     labels = CAM  # The phase that left the current pseudo labels.
     if TRAIN in scored:
         phases.append(_score_labels(f"{CAM}/score", labels, None))
@@ -73,18 +64,30 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
     if weak and VAL not in scored:
-        needs = {"weights": stage_name(config.stages.count - 1), "labels": labels}
-        phases.append(
-            Phase(
-                REVIEW,
-                review.review,
-                needs,
-                ("sheet.jpg",),
-                scores=scores.ReviewScore,
-                report=Results.set_review,
-            )
-        )
+        phases.append(_review(stage_name(config.stages.count - 1), labels))
     return phases
+
+
+def _review(stage: str, labels: str) -> Phase:
+    """Returns the last phase of a run whose masks cannot be scored."""
+    return Phase(
+        REVIEW,
+        review.review,
+        {"weights": stage, "labels": labels},
+        ("sheet.jpg",),
+        scores=scores.ReviewScore,
+        report=Results.set_review,
+    )
+
+
+def _classifier() -> Phase:
+    return Phase(
+        CLASSIFIER,
+        work.train_classifier,
+        writes=("checkpoints", "params"),
+        scores=scores.ClassifierScore,
+        report=Results.set_classifier,
+    )
 
 
 def _initial_labels(weak: bool) -> Phase:

@@ -100,11 +100,14 @@ def _run_phases(context: Context) -> Results:
     config, workdir = context.config, context.workdir
     results = Results(fully_supervised=config.supervision == "masks")
     finished: list[str] = []
-    for phase in plan_of(context):
+    phases = plan_of(context)
+    for number, phase in enumerate(phases, 1):
         if not hosts.agreed(workdir.done(phase.name).exists()):
             if finished:
                 say(f"{workdir} goes on; there already: {', '.join(finished)}")
                 finished.clear()
+            spent = sum(results.seconds.values()) / 60
+            say(f"phase {number} of {len(phases)}: {phase.name} ({spent:.1f} minutes so far)")
             _run_phase(context, phase)
         elif not results.seconds or finished:
             finished.append(phase.name)

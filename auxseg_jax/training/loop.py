@@ -93,6 +93,7 @@ def fit(
         window: list[dict] = []
         began = time.monotonic()
         note = ""
+        say(f"{name}: {steps - start} steps; the first one waits for the compiler")
         with progress(name, steps, unit="step", start=start) as bar:
             for step in range(start + 1, steps + 1):
                 batch = mesh_lib.put_batch(next(stream), mesh)
