@@ -2,6 +2,7 @@
 # make quick   fast tests, to use while working
 # make test    style and all tests, as CI runs them
 # make docs    writes docs/configuration.md from the declared fields
+# make audit   looks the pinned packages up in the list of known vulnerabilities
 # make gpu-compile    compiles the programs for an H100 that is not here: before a release
 VENV := .venv
 PYTHON3 ?= python3
@@ -9,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 WORKDIR ?= workdirs/demo
 
-.PHONY: demo quick test lint docs gpu-compile clean
+.PHONY: demo quick test lint docs audit gpu-compile clean
 
 demo: $(VENV)/installed
 	$(PYTHON) launch.py train --config=demo --workdir=$(WORKDIR)
@@ -26,6 +27,12 @@ lint: $(VENV)/installed-test
 
 docs: $(VENV)/installed
 	$(PYTHON) -m auxseg_jax.config.reference > docs/configuration.md
+
+# A folder of its own, because the tool brings other versions of what the pins name.
+audit: $(VENV)/installed
+	$(PYTHON3) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --requirement requirements.txt --disable-pip --no-deps
 
 # The plugin has a folder of its own: where it is installed, JAX looks for a GPU at every start.
 gpu-compile: $(VENV)/installed-test

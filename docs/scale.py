@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 from auxseg_jax.config.loading import load_config
-from auxseg_jax.data import dataset, loader, pseudo_labels, shapes, sources
+from auxseg_jax.data import dataset, features, loader, pseudo_labels, shapes, sources
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files import file_sets, images, storage
 from auxseg_jax.runs import build
@@ -38,6 +38,14 @@ def records(count: int, folder: str) -> None:
     config = load_config("tiny", data=fields)
     photo = shapes.render(np.random.default_rng(0), 16, 16)
     shapes.render = lambda *_: photo  # All are one: what is drawn does not matter.
+    generate = shapes.Shapes._split_generators
+
+    def without_train_masks(builder, manager):
+        splits = generate(builder, manager)
+        is_masks = builder.builder_config.name == features.MASKS
+        return {"val": splits["val"]} if is_masks else splits
+
+    shapes.Shapes._split_generators = without_train_masks
     with timed("build"):
         data = dataset.prepare(**config.data)
     print(data.directory)
@@ -86,7 +94,7 @@ def listing(count: int, folder: str) -> None:
     options = {"root": folder, "labels": "image_labels.txt", "saliency": "Saliency"}
     for _ in range(2):
         with timed(f"lists and states of {count} photos"):
-            find(None, train_split="train", val_split="val", **options)
+            find(None, train_split="train", val_split="val", megapixels=0.0, **options)
 
 
 def labels(count: int, folder: str) -> None:

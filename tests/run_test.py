@@ -204,7 +204,10 @@ def test_a_prepared_copy_and_labels_as_records_change_no_figure(finished, tmp_pa
     assert figures(again) == figures(results)
     for folder in ("cam/pseudo", "classifier_cam", "stage_00/pseudo"):
         files = {path.name for path in (tmp_path / "run" / folder).iterdir()} - {"DONE.json"}
-        assert {name.partition(".")[0] for name in files} <= {"part-00000-of-00001", "options"}
+        assert files - {"options.json"} == {
+            "part-00000-of-00001-00000.array_record",
+            "part-00000-of-00001.ids",
+        }
     assert not (tmp_path / "absent").exists()
 
 

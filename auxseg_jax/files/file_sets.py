@@ -1,10 +1,10 @@
 """A folder of small files, a few of each photo, stored in one of two ways.
 
 "files"         each by itself, which every tool reads: <folder>/segmentation/<id>.png
-"array_record"  in one ArrayRecord file for each process of the run. For a bucket, or a file system
-                that is slow with many files, a million objects become a few:
-                <folder>/part-<index>-of-<number>.array_record   a record a photo
-                <folder>/part-<index>-of-<number>.ids.npy        a hash of the id of each record
+"array_record"  in ArrayRecord files. For a bucket, or a file system that is slow with many files,
+                a million objects become a few:
+                <folder>/part-<i>-of-<n>-<k>.array_record   a record a photo, of process i of n
+                <folder>/part-<i>-of-<n>.ids                a hash of the id of each of its records
 
 A file is named by a key such as "segmentation/{}.png", where the photo's id takes the place of the
 braces.
@@ -33,7 +33,9 @@ Read = Callable[[str, Sequence[str]], list[bytes]]
 """(id of a photo, keys) -> the content of these files."""
 
 _RECORDS, _IDS = ".array_record", ".ids"
-_PART = rf"part-\d{{5}}-of-(\d{{5}}){re.escape(_RECORDS)}"
+_PART = r"part-(\d{5})-of-(\d{5})(-\d{5}\.array_record|\.ids)"
+_RECORDS_A_FILE = 2**14
+"""A read of ArrayRecord takes time in proportion to the records of its file: 5 us for 1000."""
 
 
 def check_format(folder: epath.PathLike, form: str) -> None:
@@ -49,8 +51,8 @@ def check_format(folder: epath.PathLike, form: str) -> None:
 def writer(folder: epath.PathLike, form: str, share: tuple[int, int] = (0, 1)) -> Iterator[Write]:
     """Gives a function that writes files into a folder.
 
-    ArrayRecord files appear when the block ends without an exception; of a process that is killed
-    none is left. Each photo is written once.
+    ArrayRecord files can be read when the block has ended without an exception, in all processes.
+    Each photo is written once.
 
     Args:
       folder: where.
@@ -62,37 +64,57 @@ def writer(folder: epath.PathLike, form: str, share: tuple[int, int] = (0, 1)) -
     """
     check_format(folder, form)
     folder = epath.Path(folder)
-    index, count = share
-    if index == 0 and not storage.is_remote(folder):
-        _remove_parts(folder, None if form == "files" else count)
+    if not storage.is_remote(folder):
+        _remove_parts(folder, share, form)
     if form == "files":
         yield functools.partial(_write_files, folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"part-{index:05d}-of-{count:05d}{_RECORDS}"
-    temporary = folder / f".{part.name}"
-    records = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    lock, hashes = threading.Lock(), []
-
-    def write(name: str, content: Mapping[str, bytes]) -> None:
-        record = msgpack.packb({"id": name, "files": dict(content)})
-        with lock:
-            records.write(record)
-            hashes.append(_hash(name))
-
+    parts = _PartsWriter(folder / f"part-{share[0]:05d}-of-{share[1]:05d}")
     try:
-        yield write
+        yield parts.write
+    except BaseException:
+        with contextlib.suppress(UserError):  # Another exception is on its way.
+            parts.close()
+        raise
+    parts.close()
+    parts.write_ids()
+
+
+class _PartsWriter:
+    """Writes records into one file after another."""
+
+    def __init__(self, base: epath.Path):
+        self._base, self._file = base, None
+        self._hashes: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def write(self, name: str, content: Mapping[str, bytes]) -> None:
+        """Writes the files of one photo."""
+        record = msgpack.packb({"id": name, "files": dict(content)})
+        with self._lock:
+            if len(self._hashes) % _RECORDS_A_FILE == 0:
+                self.close()
+                number = len(self._hashes) // _RECORDS_A_FILE
+                path = f"{self._base}-{number:05d}{_RECORDS}"
+                self._file = array_record_module.ArrayRecordWriter(
+                    path, "group_size:1,uncompressed"
+                )
+            self._file.write(record)
+            self._hashes.append(_hash(name))
+
+    def close(self) -> None:
+        """Finishes the last file."""
+        if self._file is None or not self._file.is_open():
+            return
         try:
-            records.close()
+            self._file.close()
         except RuntimeError as error:  # A full disk and the like.
-            raise UserError(f"{part} cannot be written: {error}") from error
-        storage.write_bytes(part.with_suffix(_IDS), b"".join(hashes))
-        temporary.replace(part)
-    finally:
-        with contextlib.suppress(RuntimeError):  # Another exception is on its way.
-            if records.is_open():
-                records.close()
-        temporary.unlink(missing_ok=True)
+            raise UserError(f"{self._base} cannot be written: {error}") from error
+
+    def write_ids(self) -> None:
+        """Writes what makes the files readable."""
+        storage.write_bytes(f"{self._base}{_IDS}", b"".join(self._hashes))
 
 
 def reader(folder: epath.PathLike) -> Read:
@@ -104,7 +126,7 @@ def reader(folder: epath.PathLike) -> Read:
       UserError: some of the folder's ArrayRecord files are missing or damaged.
     """
     folder = epath.Path(folder)
-    parts = _parts(folder)
+    parts = [] if storage.is_remote(folder) else _parts(folder)
     return _PartsReader(folder, parts).read if parts else functools.partial(_read_files, folder)
 
 
@@ -126,9 +148,17 @@ class _PartsReader:
 
     def __init__(self, folder: epath.Path, parts: Sequence[epath.Path]):
         self._folder = folder
+        lists = [path for path in parts if path.suffix == _IDS]
+        files = [path for path in parts if path.suffix == _RECORDS]
+        numbers = {int(re.fullmatch(_PART, path.name)[2]) for path in parts}
+        if numbers != {len(lists)}:
+            raise UserError(
+                f"{folder}: its ArrayRecord files are of {min(numbers)} processes, of which "
+                f"{len(lists)} were done; delete the folder, and the same command makes it again"
+            )
         try:
-            ids = [np.frombuffer(p.with_suffix(_IDS).read_bytes(), np.uint64) for p in parts]
-            self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, parts)))
+            ids = [np.frombuffer(path.read_bytes(), np.uint64) for path in lists]
+            self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, files)))
             count = len(self._records)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"{folder}: its ArrayRecord files cannot be read ({error})") from error
@@ -159,23 +189,16 @@ def _hash(name: str) -> bytes:
 
 
 def _parts(folder: epath.Path) -> list[epath.Path]:
-    """Returns the ArrayRecord files of a folder; none where its files are stored by themselves."""
-    if storage.is_remote(folder):
-        return []
-    files = storage.matching(folder, f"part-*{_RECORDS}")
-    found = {path: re.fullmatch(_PART, path.name) for path in files}
-    parts = sorted(path for path, match in found.items() if match)
-    numbers = {int(found[path][1]) for path in parts}
-    if parts and numbers != {len(parts)}:
-        raise UserError(
-            f"{folder}: {len(parts)} of its ArrayRecord files are there, of {sorted(numbers)}"
-        )
-    return parts
+    """Returns the ArrayRecord files of a folder and their lists of ids, sorted."""
+    paths = storage.matching(folder, "part-*-of-*")
+    return [path for path in paths if re.fullmatch(_PART, path.name)]
 
 
-def _remove_parts(folder: epath.Path, count: int | None) -> None:
-    """Removes what a run that was stopped left, but for parts of `count`."""
-    for path in storage.matching(folder, "part-*-of-*"):
-        match = re.fullmatch(_PART, path.with_suffix(_RECORDS).name)
-        if match and int(match[1]) != count:
-            path.unlink()
+def _remove_parts(folder: epath.Path, share: tuple[int, int], form: str) -> None:
+    """Removes what a run that was stopped left: this process its own, the first also others'."""
+    index, count = share
+    for path in _parts(folder):
+        owner, total = map(int, re.fullmatch(_PART, path.name).groups()[:2])
+        is_stale = form == "files" or total != count
+        if (is_stale and index == 0) or (not is_stale and owner == index):
+            path.unlink(missing_ok=True)
