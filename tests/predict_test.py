@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import launch
+from conftest import launch, tiny_config
 from PIL import Image
 
 import auxseg_jax
@@ -19,6 +19,8 @@ from auxseg_jax.inference import crf
 from auxseg_jax.models import auxsegnet
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pixel_labels import palette
+from auxseg_jax.pseudo import labelled
+from auxseg_jax.report.results import Results
 from auxseg_jax.runs import build
 from auxseg_jax.training import checkpoint
 
@@ -221,3 +223,129 @@ def test_photos_that_python_cannot_have_are_refused(finished, tmp_path):
     for options in ({"show": "saliency"}, {"show": ["affinity"], "point": (1.5, 0)}):
         with pytest.raises(auxseg_jax.UserError, match="expected"):
             predictor.predict(black, **options)
+
+
+def labelled_folder(root, rng):
+    """Twelve photos of two classes with saliency, two of them of 0.02 megapixels."""
+    for kind in ("JPEGImages", "Saliency", "ImageSets/Segmentation"):
+        (root / kind).mkdir(parents=True)
+    names = [f"p{k}" for k in range(12)]
+    for k, name in enumerate(names):
+        size = (100, 200) if k < 2 else (32, 40)
+        photo = rng.integers(90, 160, (*size, 3), np.uint8)
+        object_ = np.zeros(size, np.uint8)
+        object_[size[0] // 4 : size[0] // 2, size[1] // 4 : size[1] // 2] = 255
+        photo[object_ > 0] = (220, 30, 30) if k % 2 else (30, 30, 220)
+        Image.fromarray(photo).save(root / f"JPEGImages/{name}.{'JPG' if k == 3 else 'jpg'}")
+        images.write_grey_png(root / f"Saliency/{name}.png", object_)
+    (root / "classes.txt").write_text("background\ndisc\ncat\n")
+    rows = [f"{name} {'cat' if k % 2 else 'disc'}" for k, name in enumerate(names)]
+    (root / "image_labels.txt").write_text("\n".join(rows))
+    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(names[:8]))
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names[8:]))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """(folder, workdir, results, config) of a run on own photos without masks."""
+    base = tmp_path_factory.mktemp("own")
+    labelled_folder(base / "photos", np.random.default_rng(0))
+    config = tiny_config(base, stages__count=1, stages__epochs=1, classifier__epochs=1)
+    config.data = {
+        "builder": "voc_folder",
+        "root": str(base / "photos"),
+        "saliency": "Saliency",
+        "labels": "image_labels.txt",
+        "train_split": "train",
+        "val_split": "val",
+        "cache_dir": str(base / "data"),
+        "megapixels": 0.005,
+    }
+    return base / "photos", base / "run", auxseg_jax.train(config, base / "run"), config
+
+
+def test_a_run_without_masks_ends_in_a_review(own):
+    _, workdir, results, _ = own
+    assert results.final is None and results.review.photos == 8
+    assert 0 <= results.review.agreement <= 100 and 0 <= results.review.saliency_iou <= 100
+    assert len(results.review.least_certain) == 5
+    with Image.open(workdir / "review/sheet.jpg") as sheet:
+        assert sheet.width > 1200 and sheet.height > 4 * 100
+    again = Results.from_json(json.loads((workdir / "results.json").read_text()))
+    assert again.review == results.review
+
+
+def test_labelled_photos_show_their_own_classes(own, tmp_path, rng):
+    folder, workdir, *_ = own
+    other = tmp_path / "other.jpg"
+    Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8)).save(other)
+    count, faults = predict_files(
+        workdir, [str(folder / "JPEGImages"), str(other)], tmp_path / "masks", show=("overlay",)
+    )
+    assert count == 13 and not faults
+    rows = (folder / "image_labels.txt").read_text().splitlines()
+    labels = dict(row.split() for row in rows)
+    index = {"disc": 1, "cat": 2}
+    seen = set()
+    for name, label in labels.items():
+        mask = images.read_plane(tmp_path / f"masks/{name}.png")
+        assert set(np.unique(mask)) <= {0, index[label]}, name
+        assert mask.shape == ((100, 200) if name in ("p0", "p1") else (32, 40))
+        seen |= set(np.unique(mask))
+        truth = images.read_plane(folder / f"Saliency/{name}.png") > 127
+        assert ((mask > 0) & truth).sum() > 0.5 * truth.sum(), name
+    assert seen == {0, 1, 2}
+    predict_files(
+        workdir, [str(folder / "JPEGImages/p5.jpg")], tmp_path / "plain", use_labels=False
+    )
+    predict_files(workdir, [str(folder / "JPEGImages/p5.jpg")], tmp_path / "alone")
+    alone = images.read_plane(tmp_path / "alone/p5.png")
+    np.testing.assert_array_equal(alone, images.read_plane(tmp_path / "masks/p5.png"))
+    assert (images.read_plane(tmp_path / "plain/p5.png") != alone).any()
+
+
+def test_inputs_are_files_folders_and_patterns_in_any_case(own, tmp_path):
+    folder, workdir, *_ = own
+    strange = tmp_path / "photos [2024]"
+    strange.mkdir()
+    shutil.copy(folder / "JPEGImages/p4.jpg", strange / "a.JPG")
+    shutil.copy(folder / "JPEGImages/p5.jpg", strange / "b[1].jpg")
+    (strange / "notes.txt").write_text("no photo")
+    for number, names in enumerate(([strange], [f"{strange}/*.jpg"], [f"{strange}/*"])):
+        masks = tmp_path / f"masks{number}"
+        faults = predict_files(workdir, list(map(str, names)), masks, use_labels=False)[1]
+        assert {path.stem for path in masks.glob("*.png")} == {"a", "b[1]"}
+        assert len(faults) == (number == 2)
+
+
+def test_what_somebody_else_wrote_is_not_overwritten(own, tmp_path):
+    folder, workdir, *_ = own
+    photo, masks = [str(folder / "JPEGImages/p4.jpg")], tmp_path / "masks"
+    masks.mkdir()
+    (masks / "p4.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"holds p4\.png, which is not of an earlier prediction"):
+        predict_files(workdir, photo, masks)
+    assert [path.name for path in masks.iterdir()] == ["p4.png"]
+    predict_files(workdir, photo, masks, overwrite=True)
+    predict_files(workdir, photo, masks)  # Now it is a folder of ours.
+    with pytest.raises(UserError, match="masks would lie among them"):
+        predict_files(workdir, photo, folder / "JPEGImages")
+
+
+def test_combined_sources_keep_to_the_label():
+    scores = np.full((1, 2, 2, 3), 1 / 3, np.float32)
+    pseudo = np.array([[[1, 0], [255, 2]]], np.uint8)
+    labels = np.array([[1.0, 0.0]], np.float32)
+    found = np.asarray(labelled.combine(scores, {"labels": labels}, pseudo))
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
+    assert (found[..., 2] == 0).all()
+    np.testing.assert_allclose(found[0, 0, 0], [0.25, 0.75, 0], atol=1e-6)
+    np.testing.assert_allclose(found[0, 0, 1], [0.75, 0.25, 0], atol=1e-6)
+    np.testing.assert_allclose(found[0, 1, 0], [0.5, 0.5, 0], atol=1e-6)
+    saliency = np.array([[[1.0, 0.0], [1.0, 0.0]]], np.float32)
+    found = np.asarray(labelled.combine(scores, {"labels": labels, "saliency": saliency}, pseudo))
+    np.testing.assert_allclose(found[0, 0, 0], [0.5 / 3, 2.5 / 3, 0], atol=1e-5)
+    none = np.asarray(
+        labelled.combine(scores, {"labels": 0 * labels, "saliency": saliency}, pseudo)
+    )
+    assert (none.argmax(-1) == 0).all() and np.isfinite(none).all()

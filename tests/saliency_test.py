@@ -73,6 +73,20 @@ def test_maps_have_the_size_of_their_photo_and_are_not_made_twice(model, photos)
     assert count == 1 and not images.read_plane(output / "p1.png").any()
 
 
+def test_the_map_of_a_photo_that_was_replaced_is_made_again(model, photos, tmp_path):
+    output, paths = photos.parent / "Saliency", sorted(photos.iterdir())
+    saliency.write_maps(paths, output, str(model))
+    before = images.read_plane(output / "p0.png")
+    turned = Image.open(photos / "p0.jpg").transpose(Image.Transpose.ROTATE_180)
+    turned.save(photos / "p0.jpg", quality=95)
+    assert saliency.write_maps(paths, output, str(model))[0] == 1
+    assert (images.read_plane(output / "p0.png") != before).any()
+    assert saliency.write_maps(paths, output, str(model))[0] == 0
+    other = tmp_path / "other.onnx"
+    other.write_bytes(model.read_bytes() + field(6, "a note"))
+    assert saliency.write_maps(paths, output, str(other))[0] == 3
+
+
 @pytest.mark.slow
 def test_a_run_after_kill_9_does_the_rest(model, photos):
     for path in photos.iterdir():

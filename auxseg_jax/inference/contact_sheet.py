@@ -11,6 +11,7 @@ from auxseg_jax.pixel_labels import BACKGROUND, IGNORE, palette
 _SIDE = 200  # Pixels of a picture's longer side.
 _A_ROW = 2  # Photos, each of three pictures.
 _GAP, _TEXT = 8, 16
+_LEAST_WIDTH = 120  # A narrower picture has no room for names.
 _INK, _PAPER = (0, 0, 0), (255, 255, 255)
 
 
@@ -38,7 +39,7 @@ def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def with_legend(picture: np.ndarray, labels: Collection[int], classes: Sequence[str]) -> np.ndarray:
-    """Writes the names of classes with their colours below a picture.
+    """Writes the names of classes with their colours below a picture, if it is wide enough.
 
     Args:
       picture: uint8 RGB [H, W, 3].
@@ -54,7 +55,7 @@ def with_legend(picture: np.ndarray, labels: Collection[int], classes: Sequence[
             x, y = _GAP // 2, y + _TEXT
         places.append((x, y, label))
         x += length
-    if not places:
+    if not places or width < _LEAST_WIDTH:
         return picture
     strip = Image.new("RGB", (width, y + _TEXT + _GAP // 2), _PAPER)
     draw = ImageDraw.Draw(strip)

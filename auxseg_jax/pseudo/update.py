@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -105,7 +105,7 @@ class UpdateOptions:
         the classes of the photo's image label, gives it a probability below this; 0 turns that off.
     """
 
-    scales: tuple[float, ...]
+    scales: Sequence[float]
     flip: bool
     classifier_weight: float
     renormalize: bool
