@@ -92,7 +92,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "label_format": Field(
             "files",
             "How pseudo labels and kept CAMs are stored: `files`, which any tool reads, or "
-            "`array_record`, one file a process (docs/scale.md).",
+            "`array_record`, a few files a process (docs/scale.md).",
             one_of("files", "array_record"),
             free=True,
         ),
@@ -112,7 +112,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "megapixels": Field(
             0.0,
             "Photos of more megapixels are scaled down to so many when data are prepared, with "
-            "their maps and masks, and when photos are segmented; 0: never.",
+            "their maps and masks, and when files are segmented; 0: never, but files of more than "
+            "4 are segmented at that size.",
             NOT_NEGATIVE,
         ),
         "strict": Field(
@@ -209,6 +210,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "rows: the same numbers to 1e-5, more time. 0: an eighth of the memory that JAX has on "
             "a GPU or TPU, 2048 on a CPU.",
             NOT_NEGATIVE,
+            free=True,
         ),
     },
     "tasks": {

@@ -18,6 +18,7 @@ from auxseg_jax.data import (
     dataset,
     features,
     loader,
+    prepared_copy,
     shapes,
     tfds_files,
     transforms,
@@ -123,9 +124,9 @@ def test_the_training_reader_has_no_masks(folder, tmp_path):
 
 
 def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatch):
-    built, original = [], dataset._download_and_prepare
+    built, original = [], prepared_copy._download_and_prepare
     monkeypatch.setattr(
-        dataset,
+        prepared_copy,
         "_download_and_prepare",
         lambda builder: built.append(builder.name) or original(builder),
     )
@@ -141,7 +142,7 @@ def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatc
 
 def test_a_killed_preparation_is_made_anew(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "_download_and_prepare", lambda builder: 1 / 0)
+        patch.setattr(prepared_copy, "_download_and_prepare", lambda builder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare(folder, tmp_path)
     assert len(prepare(folder, tmp_path).photos("train"))

@@ -39,7 +39,8 @@ class About:
       classes: names, background first.
       planes: names of the planes that its photos bring.
       splits: {name: what it holds}.
-      remarks: what a user should know of it although it is no fault.
+      contradictions: where its parts contradict one another, see `data.content`.
+      remarks: what else a user should know.
     """
 
     builder: str
@@ -47,6 +48,7 @@ class About:
     classes: tuple[str, ...]
     planes: tuple[str, ...]
     splits: Mapping[str, Split]
+    contradictions: tuple[str, ...]
     remarks: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -59,7 +61,8 @@ class About:
                 f"masks; {', '.join(f'{count} {label}' for label, count in counts)}; "
                 f"{split.without_class} without a class"
             )
-        return [*text, *(f"  note: {remark}" for remark in self.remarks)]
+        notes = (*self.contradictions, *self.remarks)
+        return [*text, *(f"  note: {note}" for note in notes)]
 
 
 def _listed(names: Collection[str]) -> str:
@@ -94,7 +97,10 @@ def read(directory: epath.PathLike) -> About:
             name: Split(**split | {"of_class": tuple(split["of_class"])})
             for name, split in fields.pop("splits").items()
         }
-        lists = {name: tuple(fields.pop(name)) for name in ("classes", "planes", "remarks")}
+        lists = {
+            name: tuple(fields.pop(name))
+            for name in ("classes", "planes", "contradictions", "remarks")
+        }
         return About(**fields, **lists, splits=splits)
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{directory / _FILE} is damaged ({error!r})") from error

@@ -158,17 +158,22 @@ def _judge_planes(split: str, names: Sequence[str], largest: np.ndarray) -> list
         if plane.kind != GREY or not there.any():
             continue
         dim = there & (values > 0) & (values <= _DIM)
-        if dim.sum() > _MOST * there.sum():
+        black = values == 0
+        if not (there & ~black).any():
+            fault(f"{split}: all {there.sum()} {plane.name} maps are black")
+            continue
+        if dim.sum() > _MOST * (there & ~black).sum():
+            largest_dim = values[dim].max()
+            advice = "multiply by 255" if largest_dim == 1 else "rescale them"
             fault(
-                f"{split}: the {plane.name} maps hold no value above {values.max()} in "
+                f"{split}: the {plane.name} maps hold no value above {largest_dim} in "
                 f"{dim.sum()} of {there.sum()} photos; 255 is {plane.name} 1, so save them with "
-                f"values of 0 to 255 ({'multiply by 255' if values.max() == 1 else 'rescale them'})"
+                f"values of 0 to 255 ({advice})"
             )
         elif dim.any():
             remarks.append(
                 f"{split}: {_counted(names, dim)} a {plane.name} map without a value above {_DIM}"
             )
-        black = values == 0
         if black.any():
             remarks.append(f"{split}: {_counted(names, black)} a black {plane.name} map")
     return remarks

@@ -2,26 +2,19 @@
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
-from auxseg_jax.data import about, features, tfds_files
-from auxseg_jax.data.planes import GIVEN
-from auxseg_jax.data.sources import Source, find_source
-from auxseg_jax.errors import UserError
+from auxseg_jax.data import about, features, prepared_copy
+from auxseg_jax.data.sources import find_source
+from auxseg_jax.errors import UserError, raise_faults
 from auxseg_jax.files import images, storage
-from auxseg_jax.files.terminal import first_line, progress, say
-
-_SIZES = "sizes.npz"
-_MASK_DECODERS = {"segmentation": tfds.decode.SkipDecoding()}
+from auxseg_jax.files.terminal import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +38,37 @@ class Dataset:
     directory: epath.Path
 
     @property
+    def state(self) -> str:
+        """Hash of the state of the files that it was prepared from."""
+        return self.directory.name
+
+    @property
     def num_classes(self) -> int:
         """C, the number of foreground classes."""
         return len(self.classes) - 1
 
     def photos(self, split: str) -> Any:
         """Returns a random-access source of raw examples; see `data.features`. It has no masks."""
-        return _photos(_builder(self.directory, features.PHOTOS), split)
+        return prepared_copy.open_photos(
+            prepared_copy.open_builder(self.directory, features.PHOTOS), split
+        )
 
     def sizes(self, split: str) -> list[tuple[int, int]]:
         """Returns (H, W) of every photo of `photos`."""
-        data = (self.directory / _SIZES).read_bytes()
-        with np.load(io.BytesIO(data), allow_pickle=False) as sizes:
-            return [tuple(size) for size in sizes[split].tolist()]
+        return [tuple(size) for size in self._index(split).tolist()]
+
+    def ids(self, split: str) -> list[str]:
+        """Returns the id of every photo of `photos`."""
+        return self._index(f"{split}/ids").tobytes().decode().split("\n")
+
+    def _index(self, name: str) -> np.ndarray:
+        data = (self.directory / prepared_copy.INDEX).read_bytes()
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return arrays[name]
 
     def has_masks(self, split: str) -> bool:
         """Returns whether the split can be evaluated."""
-        return split in _builder(self.directory, features.MASKS).info.splits
+        return split in prepared_copy.open_builder(self.directory, features.MASKS).info.splits
 
     def mask_names(self, split: str) -> list[str]:
         """Returns the ids of the photos of a split that `masks` gives, in its order."""
@@ -86,8 +93,8 @@ class Dataset:
     def _mask_source(self, split: str) -> Any:
         if not self.has_masks(split):
             raise UserError(f"split {split!r} of {self.name} has no pixel labels to evaluate with")
-        builder = _builder(self.directory, features.MASKS)
-        return builder.as_data_source(split=split, decoders=_MASK_DECODERS)
+        builder = prepared_copy.open_builder(self.directory, features.MASKS)
+        return builder.as_data_source(split=split, decoders=prepared_copy.MASK_DECODERS)
 
 
 def prepare(
@@ -118,7 +125,8 @@ def prepare(
       UserError: lists everything that is wrong with the data set.
     """
     if prepared:
-        return _open(epath.Path(prepared).expanduser(), builder, train_split, val_split)
+        directory = epath.Path(prepared).expanduser()
+        return _open(directory, builder, (train_split, val_split), strict)
     cache = epath.Path(cache_dir).expanduser() / builder
     for name in (train_split, val_split):
         if not re.fullmatch(r"\w+", name):
@@ -128,48 +136,60 @@ def prepare(
     find = find_source(builder)
     splits = {"train_split": train_split, "val_split": val_split}
     source = find(cache, **splits, megapixels=megapixels, **fields)
+    subject = fields.get("root") or builder
     directory, work = cache / source.digest, cache / source.work
     if not about.exists(directory):
         with _sole_preparation(cache):
             if not directory.exists():  # Another run may have been first.
-                remarks = source.check(work, strict)
-                _build(directory, work, source)
-                _describe(directory, builder, source, remarks)
-            elif not about.exists(directory):
-                _describe(directory, builder, source, remarks=())
-    digest = about.read(directory).digest
-    return Dataset(builder, source.classes, train_split, val_split, digest, directory)
+                contradictions, remarks = source.check(work)
+                _refuse(subject, contradictions, strict)
+                prepared_copy.build(directory, work, source, (contradictions, remarks))
+            if not about.exists(directory):
+                prepared_copy.describe(directory, builder, source)
+    content = about.read(directory)
+    _refuse(subject, content.contradictions, strict)
+    return Dataset(builder, source.classes, train_split, val_split, content.digest, directory)
 
 
-def _open(directory: epath.Path, builder: str, train_split: str, val_split: str) -> Dataset:
+def is_unchanged(state: str, *, builder: str, prepared: str = "", **fields: Any) -> bool:
+    """Returns whether the files of a data set are as they were, without reading a picture.
+
+    Where they are not, their content may still be the same: then `prepare` tells.
+
+    Args:
+      state: `Dataset.state` of then.
+      builder: see `prepare`.
+      prepared: see `prepare`.
+      **fields: see `prepare`.
+    """
+    if prepared:
+        return False
+    cache = epath.Path(fields.pop("cache_dir")).expanduser() / builder
+    fields.pop("strict", None)
+    megapixels = fields.pop("megapixels", 0.0)
+    return find_source(builder)(cache, megapixels=megapixels, **fields).digest == state
+
+
+def _refuse(subject: object, contradictions: Sequence[str], strict: bool) -> None:
+    if strict:
+        advice = "if this is as it should be: --config.data.strict=False"
+        raise_faults(subject, contradictions, advice)
+
+
+def _open(directory: epath.Path, builder: str, splits: tuple[str, str], strict: bool) -> Dataset:
     content = about.read(directory)
     if content.builder != builder:
         raise UserError(
             f"data.prepared: {directory} is made by {content.builder}, not by "
             f"data.builder={builder!r}"
         )
-    if absent := [name for name in (train_split, val_split) if name not in content.splits]:
+    if absent := [name for name in splits if name not in content.splits]:
         raise UserError(
             f"data.prepared: {directory} has no split {absent[0]!r}; it has "
             f"{', '.join(content.splits)}"
         )
-    return Dataset(builder, content.classes, train_split, val_split, content.digest, directory)
-
-
-@functools.cache
-def _builder(directory: epath.Path, config: str) -> tfds.core.DatasetBuilder:
-    """Returns a builder made from the prepared files alone.
-
-    The lists of a large data set take gigabytes; they are let go once it is prepared.
-    """
-    return tfds.builder_from_directory(storage.matching(directory, f"*/{config}/*")[0])
-
-
-def _photos(builder: tfds.core.DatasetBuilder, split: str) -> Any:
-    stored = ("image", *(plane.name for plane in GIVEN))
-    present = [key for key in stored if key in builder.info.features]
-    decoders = dict.fromkeys(present, tfds.decode.SkipDecoding())
-    return builder.as_data_source(split=split, decoders=decoders)
+    _refuse(directory, content.contradictions, strict)
+    return Dataset(builder, content.classes, *splits, content.digest, directory)
 
 
 @contextlib.contextmanager
@@ -182,71 +202,3 @@ def _sole_preparation(cache: epath.Path) -> Iterator[None]:
             say(f"waiting for another run that prepares data in {cache}")
             stack.enter_context(storage.lock(cache / ".lock", wait=True))
         yield
-
-
-def _build(directory: epath.Path, work: epath.Path, source: Source) -> None:
-    """Builds beside `directory` and renames, so that what is there is whole, whoever is killed.
-
-    TFDS does not build again what it has finished.
-    """
-    staging_dir = work / directory.name
-    for config in (features.PHOTOS, features.MASKS):
-        _download_and_prepare(source.make_builder(work, config=config, data_dir=str(staging_dir)))
-    for partial_dir in storage.matching(
-        staging_dir, "*/*/*incomplete*"
-    ):  # A build that was killed left them.
-        partial_dir.rmtree()
-    staging_dir.rename(directory)
-    work.rmtree()
-
-
-def _describe(directory: epath.Path, name: str, source: Source, remarks: Sequence[str]) -> None:
-    """Reads all records once, and writes beside them their sizes and what they hold.
-
-    Otherwise every start would read every photo for its size.
-    """
-    photos, masks = (_builder(directory, config) for config in (features.PHOTOS, features.MASKS))
-    sizes, splits = {}, {}
-    state = hashlib.sha256(repr(source.classes).encode())
-    for split in photos.info.splits:
-        records = _photos(photos, split)
-        sizes[split] = np.zeros((len(records), 2), np.int32)
-        of_class, without = np.zeros(len(source.classes) - 1, np.int64), 0
-        with progress(f"sizes of {split}", len(records), unit="photo") as bar:
-            for index in range(len(records)):
-                example = records[index]
-                _add_to_hash(state, split, example)
-                sizes[split][index] = example["size"]
-                of_class += example["labels"]
-                without += not example["labels"].any()
-                bar.advance(1)
-        has_masks = split in masks.info.splits
-        if has_masks:
-            for example in masks.as_data_source(split=split, decoders=_MASK_DECODERS):
-                _add_to_hash(state, split, example)
-        splits[split] = about.Split(len(records), tuple(of_class.tolist()), without, has_masks)
-    buffer = io.BytesIO()
-    np.savez(buffer, **sizes)
-    storage.write_bytes(directory / _SIZES, buffer.getvalue())
-    planes = tuple(plane.name for plane in GIVEN if plane.name in photos.info.features)
-    digest = state.hexdigest()[:16]
-    content = about.About(name, digest, source.classes, planes, splits, tuple(remarks))
-    about.write(directory, content)
-
-
-def _add_to_hash(state: Any, split: str, example: dict[str, Any]) -> None:
-    for key, value in sorted(example.items()):
-        data = value if isinstance(value, bytes) else np.asarray(value).tobytes()
-        state.update(f"{split} {key} {len(data)} ".encode() + data)
-
-
-def _download_and_prepare(builder: tfds.core.DatasetBuilder) -> None:
-    tfds.disable_progress_bar()
-    try:
-        # It talks of downloads; there are none.
-        with contextlib.redirect_stdout(io.StringIO()), tfds_files.without_tensorflow():
-            builder.download_and_prepare()
-    except RuntimeError as error:  # ArrayRecord's, of a full disk and the like.
-        raise UserError(
-            f"the prepared copy cannot be written (data.cache_dir): {first_line(error)}"
-        ) from error

@@ -87,7 +87,9 @@ def size_within(size: tuple[int, int], megapixels: float) -> tuple[int, int]:
     """Returns the largest size of the form of `size` that has no more than so many pixels."""
     height, width = size
     factor = min(math.sqrt(1e6 * megapixels / (height * width)), 1.0)
-    return max(round(height * factor), 1), max(round(width * factor), 1)
+    if factor == 1:
+        return height, width
+    return max(int(height * factor), 1), max(int(width * factor), 1)
 
 
 def scale_image(data: bytes, size: tuple[int, int]) -> bytes:

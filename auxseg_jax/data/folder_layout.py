@@ -88,8 +88,7 @@ def stratify(labels: Mapping[str, Sequence[str]], share: float, seed: int) -> se
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): the photos of the
     rarest class are dealt out first, each to the split that still lacks most of its class. A class
-    of a single photo is trained; one of two or more has a photo in both splits, where the number
-    of photos for validation allows it.
+    of a single photo is trained.
 
     Args:
       labels: {id: classes}.
@@ -139,6 +138,8 @@ def _photos(root: epath.Path) -> set[str]:
         fault(f"there is no photo in {folder}{advice}")
     for name in files:
         photo_names.one_file(files, name, folder)
+        if photo_names.is_photo(name):
+            fault(f"JPEGImages/{files[name][0]}: it ends twice as a photo does; rename it")
     return set(files)
 
 

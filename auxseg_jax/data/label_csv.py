@@ -22,6 +22,10 @@ _LABEL_HEADERS = re.compile(
     r"target|name|y)e?s?",
     re.IGNORECASE,
 )
+_NUMBER_HEADERS = re.compile(
+    r"(.*[ _-])?(ids?|idx|index|code|gt|no|nr|num|number|class|label|category|target|cls)",
+    re.IGNORECASE,
+)
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 _FORMS = "expected a header and then `id,classes`, or a column of 0/1 for each class"
 
@@ -43,13 +47,21 @@ def parse(text: str, name: str) -> dict[str, Row]:
     Raises:
       UserError: it is no such table.
     """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     delimiter = _delimiter(text.partition("\n")[0])
     rows = list(csv.reader(io.StringIO(text), strict=True, delimiter=delimiter))
     rows = [[cell.strip() for cell in row] for row in rows]
     if not rows or len(rows[0]) < 2:
         raise UserError(f"{_FORMS}, parted by commas, semicolons or tabs")
     header, body = rows[0], [row for row in enumerate(rows[1:], 2) if any(row[1])]
-    body = _of_length(body, len(header), name)
+    is_named, body = bool(body), _of_length(body, len(header), name)
+    if is_named and not body:
+        return {}
+    empty = [k for k, cell in enumerate(header) if not any([cell, *(row[k] for _, row in body)])]
+    header = [cell for k, cell in enumerate(header) if k not in empty]
+    body = [(n, [cell for k, cell in enumerate(row) if k not in empty]) for n, row in body]
+    if len(header) < 2:
+        raise UserError(f"{_FORMS}, parted by commas, semicolons or tabs")
     header, body = _without_index(header, body)
     if not body:
         raise UserError("it names no photo below its header")
@@ -64,7 +76,7 @@ def parse(text: str, name: str) -> dict[str, Row]:
             if photo in labels:
                 fault(f"{where}: {photo} has a line already")
         else:
-            present = _split(row[1], delimiter, where)
+            present = _split(row[1], where)
         before = labels[photo][1] if photo in labels else []
         labels[photo] = where, [*dict.fromkeys([*before, *present])]
     return labels
@@ -92,6 +104,7 @@ def _without_index(
     is_index = (
         len(header) > 2
         and header[0].lower() in ("", "unnamed: 0")
+        and _ID_HEADERS.fullmatch(header[1])
         and [row[0] for _, row in body] == [str(k) for k in range(len(body))]
     )
     return (header[1:], [(n, row[1:]) for n, row in body]) if is_index else (header, body)
@@ -110,7 +123,7 @@ def _check_kind(header: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]
             )
         return True
     if not others:
-        if _LABEL_HEADERS.fullmatch(header[1]):
+        if _LABEL_HEADERS.fullmatch(header[1]) or _NUMBER_HEADERS.fullmatch(header[1]):
             raise UserError(
                 f"the column {header[1]!r} holds {cells[0][1]!r} and the like: numbers of classes, "
                 "or whether there is one class? Write the names of classes; or, of one class, give "
@@ -148,9 +161,9 @@ def _is_photo(text: str) -> bool:
     return re.search(r"\.(jpe?g|png)$", text, re.IGNORECASE) is not None
 
 
-def _split(cell: str, delimiter: str, where: str) -> list[str]:
+def _split(cell: str, where: str) -> list[str]:
     """Splits names of classes, which may hold blanks."""
-    if "," in cell and delimiter == ",":
+    if "," in cell:
         fault(
             f"{where}: {cell!r} may be one class or several; part classes by ';' or '|', and leave "
             "commas out of names"

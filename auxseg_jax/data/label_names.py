@@ -2,16 +2,16 @@
 have each."""
 
 import collections
-import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
 from auxseg_jax.errors import fault
 
 _NO_CLASS = {"nan", "none", "null", "n/a", "na", "nil", "-", "?", "background"}
-_ALIKE = 0.8
-_RARE = 0.2
-"""A class with this share of the photos of another one, or less, may be a slip of the pen."""
+_FEW, _RARE = 2, 0.2
+"""A class of so few photos, this share of those of another one, may be a slip of the pen."""
+_MOST = 254
 _SHOWN = 3
 
 
@@ -49,15 +49,29 @@ def _check_alike(counts: Mapping[str, int]) -> None:
         if len(names) > 1:
             listed = ", ".join(f"{name} ({counts[name]} photos)" for name in sorted(names))
             fault(f"classes that differ in case or blanks alone: {listed}; spell them alike")
-    keys = sorted(by_key)
-    for key in keys:
-        for other in difflib.get_close_matches(key, keys, n=3, cutoff=_ALIKE)[1:]:
-            few, many = (sum(counts[name] for name in by_key[k]) for k in (key, other))
-            if few <= _RARE * many:
-                fault(
-                    f"the class {by_key[key][0]!r} ({few} photos) looks like {by_key[other][0]!r} "
-                    f"({many} photos); mend it, or list the classes: --classes"
-                )
+    if len(by_key) > _MOST:  # They are no classes, and another check says so.
+        return
+    for key, other in itertools.permutations(sorted(by_key), 2):
+        few, many = (sum(counts[name] for name in by_key[k]) for k in (key, other))
+        if few <= min(_FEW, _RARE * many) and _is_slip(key, other):
+            fault(
+                f"the class {by_key[key][0]!r} ({few} photos) looks like {by_key[other][0]!r} "
+                f"({many} photos); mend it, or list the classes: --classes"
+            )
+
+
+def _is_slip(a: str, b: str) -> bool:
+    """Returns whether a letter was left out, doubled or swapped with the next one."""
+    short, long = sorted((a, b), key=len)
+    if len(long) < 4:
+        return False
+    if len(long) == len(short) + 1:
+        places = [k for k in range(len(long)) if long[:k] + long[k + 1 :] == short]
+        return any(long[k].isalpha() for k in places)
+    different = [k for k in range(len(a)) if len(a) == len(b) and a[k] != b[k]]
+    first = different[0] if different else 0
+    swapped = a[:first] + a[first : first + 2][::-1] + a[first + 2 :]
+    return len(different) == 2 and swapped == b
 
 
 def summary(labels: Mapping[str, Sequence[str]]) -> list[str]:

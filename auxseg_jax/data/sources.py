@@ -25,7 +25,7 @@ from auxseg_jax.data import (
     voc_folder,
 )
 from auxseg_jax.data.planes import GIVEN, NO_FOLDER, Plane
-from auxseg_jax.errors import UserError, collect, fault, raise_faults
+from auxseg_jax.errors import UserError, collect, fault
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +36,15 @@ class Source:
       classes: names, background first.
       digest: hash of all that it is made from; it names the prepared copy.
       work: name of a folder for the work of the preparation, which outlives a mended fault.
-      check: check(folder, strict) looks at every file, and returns what a user should know of their
-        content. It raises UserError with all that is wrong; with `strict` also where parts of the
-        data contradict one another.
+      check: check(folder) looks at every file, and raises UserError with all that is wrong. It
+        returns where parts of the data contradict one another, and what else a user should know.
       make_builder: make_builder(folder, config=, data_dir=) returns the TFDS builder.
     """
 
     classes: tuple[str, ...]
     digest: str
     work: str
-    check: Callable[[epath.Path, bool], list[str]]
+    check: Callable[[epath.Path], tuple[list[str], list[str]]]
     make_builder: Callable[..., tfds.core.DatasetBuilder]
 
 
@@ -112,7 +111,7 @@ def _shapes(
         del work
         return shapes.Shapes(**arguments, file_format="array_record", **kwargs)
 
-    return Source(shapes.CLASSES, digest, f"{digest}.work", lambda work, strict: [], make_builder)
+    return Source(shapes.CLASSES, digest, f"{digest}.work", lambda work: ([], []), make_builder)
 
 
 def _voc_folder(
@@ -176,16 +175,14 @@ def _from_files(
         listing.check_disjoint(listed.photos, *splits)
     listed = dataclasses.replace(listed, megapixels=megapixels or math.inf)
 
-    def check(work: epath.Path, strict: bool) -> list[str]:
+    def check(work: epath.Path) -> tuple[list[str], list[str]]:
         with collect(root):
             for message in faults:
                 fault(message)
             pictures.check(_existing_part(listed) if faults else listed, work)
         with collect() as contradictions:
             remarks = [*listed.remarks, *pictures.judge(listed, work)]
-        if strict:
-            raise_faults(root, contradictions, "if this is as it should be: data.strict=False")
-        return [*contradictions, *remarks]
+        return contradictions, remarks
 
     digest = "faulty"
     if not faults:

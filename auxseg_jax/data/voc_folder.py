@@ -10,6 +10,7 @@ image_labels.txt                         "<id> <class> <class> ..."; an id alone
                                          class; for other formats see `data.label_tables`
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -87,7 +88,11 @@ def is_flat(root: epath.Path) -> bool:
 
 def move_advice(root: epath.Path) -> str:
     """Returns what to do with the photos of such a folder."""
-    return f"move them: mkdir {root}/JPEGImages; mv {root}/*.* {root}/JPEGImages/"
+    endings = {name.rpartition(".")[2] for name in photo_names.file_names(root)}
+    photos = sorted(ending for ending in endings if photo_names.is_photo(f".{ending}"))
+    folder = shlex.quote(str(root))
+    patterns = " ".join(f"{folder}/*.{ending}" for ending in photos)
+    return f"move them: mkdir {folder}/JPEGImages; mv {patterns} {folder}/JPEGImages/"
 
 
 def _find_masks(

@@ -109,7 +109,7 @@ def score_folder(
         )
     if ending == ".png":
         read_labels = _reader(directory, len(dataset.classes))
-        label_score, _ = _score(read_labels, None, dataset, split)
+        label_score, _ = _score(read_labels, None, dataset, split, refuse_binary=True)
         return scores.FolderScore(**scores.to_json(label_score), photos=len(wanted))
 
     def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +123,11 @@ def _reader(folder: epath.PathLike, num_labels: int | None = None) -> ReadPlane:
 
 
 def _score(
-    read_labels: ReadPlane, read_saliency: ReadPlane | None, dataset: Dataset, split: str
+    read_labels: ReadPlane,
+    read_saliency: ReadPlane | None,
+    dataset: Dataset,
+    split: str,
+    refuse_binary: bool = False,
 ) -> tuple[scores.LabelScore, scores.SaliencyScore | None]:
     labels = len(dataset.classes)
     counts = np.zeros((labels, labels + 1), np.int64)
@@ -133,7 +137,7 @@ def _score(
         if read_saliency:
             saliency.add(read_saliency(name), truth)
     counts = hosts.total(counts)
-    if counts[:, -1].any() and not counts[:, 1:-1].any():
+    if refuse_binary and counts[:, -1].any() and not counts[:, 1:-1].any():
         raise UserError(
             f"the label maps of {split} hold 0 and 255 alone; 255 means 'no label' here, and class "
             "k is written as k. For a single class write 1 in place of 255"

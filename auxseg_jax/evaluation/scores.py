@@ -96,7 +96,7 @@ class ReviewScore:
 
     Attributes:
       photos: number of training photos that were looked at.
-      agreement: mean IoU of the last stage's prediction and the pseudo labels it left.
+      agreement: mean IoU of the last stage's prediction and the pseudo labels it learned.
       saliency_iou: mean IoU of its objects and the saliency that it learned.
       least_certain: ids of the photos that agree least.
     """

@@ -92,8 +92,8 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
     """Decodes an indexed or grey 8-bit PNG to class indices, uint8 [H, W].
 
     Programs that compress pictures (pngquant, ImageMagick, GIMP) keep the colours of an indexed PNG
-    and number them anew. So where all colours in use are VOC's, but at other indices, the colours
-    are meant.
+    and number them anew. So where all colours of the palette are VOC's, but at other indices, the
+    colours are meant.
 
     Args:
       data: the file's content.
@@ -107,15 +107,15 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
         if image.mode == "L":
             return plane
         used = np.unique(plane)
-        colours = np.zeros((256, 3), np.uint8)
         own = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
-        colours[: len(own)] = own
-    is_grey = (colours[used] == used[:, None]).all()
-    meant = [_voc_colours().get(bytes(colours[index])) for index in used]
-    if is_grey or not all(m is not None and (m < num_labels or m == IGNORE) for m in meant):
+    meant = [_voc_colours().get(bytes(colour)) for colour in own]
+    if None in meant or used.max() >= len(own):
+        return plane
+    labels = [meant[index] for index in used]
+    if len(set(labels)) < len(labels) or any(num_labels <= m != IGNORE for m in labels):
         return plane
     translation = np.arange(256, dtype=np.uint8)
-    translation[used] = meant
+    translation[used] = labels
     return translation[plane]
 
 

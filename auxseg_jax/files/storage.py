@@ -129,5 +129,5 @@ def read_json(path: epath.PathLike) -> Any:
     """
     try:
         return json.loads(epath.Path(path).read_text())
-    except ValueError as error:  # Bad JSON, or bytes that are no text.
+    except (ValueError, RecursionError) as error:  # Bad JSON, or bytes that are no text.
         raise UserError(f"{path} is not valid JSON ({error}); restore it from a copy") from error

@@ -65,13 +65,14 @@ def with_legend(picture: np.ndarray, labels: Collection[int], classes: Sequence[
     return np.concatenate([picture, np.asarray(strip)])
 
 
-def draw(entries: Sequence[Entry], classes: Sequence[str]) -> np.ndarray:
-    """Draws photo, pseudo labels and prediction of each entry in rows, with a legend below.
+def draw(
+    cells: Sequence[Image.Image], labels: Collection[int], classes: Sequence[str]
+) -> np.ndarray:
+    """Lays pictures of `draw_one` out in rows, with a legend of labels below.
 
     Returns:
       uint8 RGB [H, W, 3].
     """
-    cells = [_cell(entry) for entry in entries]
     width = max(cell.size[0] for cell in cells) + _GAP
     rows = [cells[start : start + _A_ROW] for start in range(0, len(cells), _A_ROW)]
     heights = [max(cell.size[1] for cell in row) + _GAP for row in rows]
@@ -79,12 +80,10 @@ def draw(entries: Sequence[Entry], classes: Sequence[str]) -> np.ndarray:
     for number, row in enumerate(rows):
         for column, cell in enumerate(row):
             sheet.paste(cell, (_GAP + column * width, _GAP + sum(heights[:number])))
-    used = {*range(1, len(classes))}
-    used |= {IGNORE} if any((entry.pseudo == IGNORE).any() for entry in entries) else set()
-    return with_legend(np.asarray(sheet), used, classes)
+    return with_legend(np.asarray(sheet), labels, classes)
 
 
-def _cell(entry: Entry) -> Image.Image:
+def draw_one(entry: Entry) -> Image.Image:
     """Draws one photo: its name, and below it the photo, its pseudo labels and its prediction."""
     pictures = [
         entry.photo,

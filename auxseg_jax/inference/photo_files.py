@@ -19,6 +19,7 @@ class PhotoFiles:
       megapixels: larger photos are scaled down to it.
 
     Attributes:
+      ids: of the photos that can be read.
       sizes: (H, W) of the photos that can be read, as they are given; the source holds these.
       faults: a line for each of the others.
       scaled: {id: (H, W) of the file} of the photos that are scaled down.
@@ -28,7 +29,7 @@ class PhotoFiles:
     """
 
     def __init__(self, paths: Sequence[epath.PathLike], megapixels: float = math.inf):
-        self._paths, self.sizes, self.faults = [], [], []
+        self._paths, self.ids, self.sizes, self.faults = [], [], [], []
         self.scaled: dict[str, tuple[int, int]] = {}
         stems = photo_names.by_stem(paths)
         with progress("reading photos", len(stems), unit="photo") as bar:
@@ -41,26 +42,19 @@ class PhotoFiles:
                         self.scaled[path.stem] = size
                     self.sizes.append(smaller)
                     self._paths.append(path)
+                    self.ids.append(path.stem)
                 except UnicodeEncodeError:
                     self.faults.append(f"{path}: its name is not in UTF-8; rename it")
                 except (OSError, ValueError) as error:
                     self.faults.append(f"{path}: {error}")
                 bar.advance(1)
 
-    @property
-    def ids(self) -> list[str]:
-        """The ids of the photos that can be read."""
-        return [path.stem for path in self._paths]
-
-    def size_of(self, name: str) -> tuple[int, int]:
-        """Returns the (H, W) of a photo as it is given."""
-        return self.sizes[self.ids.index(name)]
-
     def without(self, names: Collection[str]) -> "PhotoFiles":
         """Returns the source without some of its photos."""
-        rest = copy.copy(self)
-        kept = [k for k, name in enumerate(self.ids) if name not in names]
-        rest._paths, rest.sizes = [self._paths[k] for k in kept], [self.sizes[k] for k in kept]
+        rest, left_out = copy.copy(self), set(names)
+        kept = [k for k, name in enumerate(self.ids) if name not in left_out]
+        for attribute in ("_paths", "ids", "sizes"):
+            setattr(rest, attribute, [getattr(self, attribute)[k] for k in kept])
         return rest
 
     def __len__(self) -> int:

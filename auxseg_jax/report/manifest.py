@@ -45,7 +45,12 @@ def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
         "seed": config.seed,
-        "data": {"name": data.name, "digest": data.digest, "classes": list(data.classes)},
+        "data": {
+            "name": data.name,
+            "digest": data.digest,
+            "state": data.state,
+            "classes": list(data.classes),
+        },
     }
 
 

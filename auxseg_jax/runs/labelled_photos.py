@@ -6,54 +6,70 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from auxseg_jax.data import dataset
+from auxseg_jax.data import about, dataset
 from auxseg_jax.data.photo_names import photo_id
 from auxseg_jax.errors import UserError
 from auxseg_jax.files.terminal import first_line, say
 from auxseg_jax.inference.photo_files import PhotoFiles
+from auxseg_jax.runs.workdir import Workdir
 
 
 class LabelledPhotos:
     """Those of some files that are photos of a run's data, as a source for `PhotoReader`.
 
+    A file is the photo of its id if its content is the same.
+
     Args:
       config: the config of the run.
+      workdir: the run.
       paths: the files.
       source: those of them that can be read.
 
     Attributes:
-      ids: {id: (split, index) in the data}.
+      ids: of the photos that are known, as `source` has them.
       sizes: (H, W) of each.
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, paths: Sequence[epath.Path], source: PhotoFiles
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Workdir,
+        paths: Sequence[epath.Path],
+        source: PhotoFiles,
     ):
-        self.ids: dict[str, tuple[str, int]] = {}
+        self.ids: list[str] = []
         self.sizes: list[tuple[int, int]] = []
+        self._examples: list[tuple[Any, int]] = []
         root = config.data.get("root")
         folder = epath.Path(root).expanduser().resolve() if root else None
         inside = {path.stem for path in paths if folder and folder in path.resolve().parents}
-        wanted = {photo_id(stem): stem for stem in inside & set(source.ids)}
+        wanted = {photo_id(name): k for k, name in enumerate(source.ids) if name in inside}
         if not wanted:
             return
         try:
             data = dataset.prepare(**config.data)
-        except UserError as error:
-            say(f"image labels are not used, for the data cannot be read: {first_line(error)}")
+            workdir.check_data(data)
+        except (UserError, OSError) as error:
+            say(f"the image labels of the run are not used: {first_line(error)}")
             return
-        self._photos = {}
+        said = about.read(data.directory).splits
         for split in dict.fromkeys((data.train_split, data.val_split)):
-            self._photos[split], sizes = data.photos(split), data.sizes(split)
-            for index, size in enumerate(sizes):
-                name = self._photos[split][index]["id"].decode()
-                if name in wanted and size == source.size_of(wanted[name]):
-                    self.ids[wanted[name]] = split, index
-                    self.sizes.append(size)
+            if not any(said[split].of_class):  # As of VOC's test: nothing is known of them.
+                continue
+            photos = data.photos(split)
+            for index, (name, size) in enumerate(
+                zip(data.ids(split), data.sizes(split), strict=True)
+            ):
+                place = wanted.get(name)
+                if place is None or source[place]["image"] != photos[index]["image"]:
+                    continue
+                self.ids.append(source.ids[place])
+                self.sizes.append(size)
+                self._examples.append((photos, index))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name, (split, place) = list(self.ids.items())[index]
-        return self._photos[split][place] | {"id": name.encode()}
+        photos, place = self._examples[index]
+        return photos[place] | {"id": self.ids[index].encode()}

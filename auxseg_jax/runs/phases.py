@@ -45,7 +45,7 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
         phases.append(Phase(CLASSIFIER_CAM, work.keep_classifier_cams, needs, writes))
         sources = {"cams": CLASSIFIER_CAM}
     for index in range(config.stages.count):
-        name = stage_name(index)
+        name, learned = stage_name(index), labels
         before = {"weights": stage_name(index - 1) if index else CLASSIFIER}
         phases.append(
             Phase(
@@ -64,7 +64,7 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
     if weak and VAL not in scored:
-        phases.append(_review(stage_name(config.stages.count - 1), labels))
+        phases.append(_review(name, learned))
     return phases
 
 

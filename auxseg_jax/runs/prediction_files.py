@@ -23,7 +23,7 @@ _MEGAPIXELS = 4.0
 megapixel, 1.3 with post-processing."""
 
 _MARK = ".auxseg_predict.json"
-"""The file by which a folder of masks is known as one of ours."""
+"""The file that says which masks of a folder are ours: a list of ids."""
 
 
 def predict_files(
@@ -69,10 +69,10 @@ def predict_files(
     if not source.sizes:
         raise UserError("\n  ".join(["no photo can be read:", *source.faults]), source.faults)
     predictor.check_show(show, point, source.sizes, can_show)
-    storage.write_json(output_dir / _MARK, {"workdir": str(workdir), "stage": predictor.stage})
+    _mark(output_dir, source.ids)
     known = None
-    if use_labels and not point:
-        known = LabelledPhotos(predictor.config, paths, source)
+    if use_labels and predictor.can_use_labels and not point:
+        known = LabelledPhotos(predictor.config, predictor.workdir, paths, source)
     write = _writer(output_dir, source, predictor.classes, limit)
     _segment(predictor, source, known, write, {"post": post, "show": show, "point": point})
     output.write_classes(output_dir, predictor.classes)
@@ -151,21 +151,44 @@ def _check_output(paths: Sequence[epath.Path], folder: epath.Path, overwrite: bo
     """Raises UserError if masks would go over photos, or over what somebody else wrote."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; masks go into a folder")
-    written = {f"{path.stem}.png" for path in paths} | {output.CLASSES}
-    for kind, ending in output.FOLDERS.items():
-        written |= {f"{kind}/{path.stem}{ending}" for path in paths}
-    if any(path.resolve() == (folder / name).resolve() for path in paths for name in written):
+    resolved = {path.resolve() for path in paths}
+    if resolved & {(folder / f"{path.stem}.png").resolve() for path in paths}:
         raise UserError("the masks would overwrite the photos; choose another output folder")
-    if folder.resolve() in {path.resolve().parent for path in paths}:
+    if folder.resolve() in {path.parent for path in resolved}:
         raise UserError(
             f"{folder} holds the photos, and masks would lie among them; "
             "choose another output folder"
         )
-    if overwrite or not folder.exists() or (folder / _MARK).exists():
+    if overwrite or not folder.exists():
         return
-    existing = sorted(name for name in written if (folder / name).exists())
+    ours = _written_before(folder)
+    names = [f"{path.stem}.png" for path in paths if path.stem not in ours]
+    names += [] if ours else [output.CLASSES]
+    for kind, ending in output.FOLDERS.items():
+        if (folder / kind).exists():
+            stems = {path.stem for path in paths} - ours
+            # The files of CAMs have the class between.
+            present = (path.name for path in (folder / kind).iterdir())
+            names += [
+                f"{kind}/{name}"
+                for name in present
+                if name.endswith(ending) and name.removesuffix(ending) in stems
+            ]
+    existing = sorted(name for name in names if (folder / name).exists())
     if existing:
         raise UserError(
             f"{folder} holds {existing[0]}, which is not of an earlier prediction; choose another "
             "output folder, or --overwrite"
         )
+
+
+def _written_before(folder: epath.Path) -> set[str]:
+    """Returns the ids of the photos whose masks in a folder are ours."""
+    path = folder / _MARK
+    content = storage.read_json(path) if path.exists() else []
+    return set(map(str, content)) if isinstance(content, list) else set()
+
+
+def _mark(folder: epath.Path, names: Sequence[str]) -> None:
+    """Writes down, before a mask is written, which of a folder will be ours."""
+    storage.write_json(folder / _MARK, sorted(_written_before(folder) | set(names)))

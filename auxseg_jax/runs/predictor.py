@@ -54,13 +54,15 @@ class Predictor:
       classes: names, background first.
       config: the config of the run.
       can_show: what `show` may name.
+      can_use_labels: whether there is what `pseudo.labelled` needs.
+      workdir: the run.
 
     Raises:
       UserError: no stage is trained, or its parameters or the config cannot be read.
     """
 
     def __init__(self, workdir: epath.PathLike):
-        self._folder = folder = Workdir(workdir)
+        self.workdir = folder = Workdir(workdir)
         self.stage = folder.trained_stages()[-1]
         self.config = checked(folder.read_config())
         self.classes = tuple(folder.classes())
@@ -74,6 +76,12 @@ class Predictor:
         switches = {"saliency": tasks.sal, "cam": tasks.cls, "affinity": affinity.pairwise}
         can_show = [name for name, switch in switches.items() if switch]
         self.can_show = ("probabilities", *can_show)
+        needed = self.config.label_update.classifier_weight > 0
+        self.can_use_labels = (
+            self.config.supervision == "image_labels"
+            and tasks.cls
+            and (not needed or folder.params(CLASSIFIER).exists())
+        )
         self._functions: dict[Any, Callable] = {}
 
     def predict(
@@ -147,8 +155,10 @@ class Predictor:
         passes.run(title, self._functions[key], params, reader, write, self._mesh)
 
     def _classifier_params(self) -> dict:
+        if not self.config.label_update.classifier_weight:
+            return {}
         shapes = build.abstract_params(self.config, self._network)
-        mesh, path = mesh_lib.make_mesh(), self._folder.params(CLASSIFIER)
+        mesh, path = mesh_lib.make_mesh(), self.workdir.params(CLASSIFIER)
         return checkpoint.load_params(path, build.classifier_part(shapes), mesh)
 
     def check_show(

@@ -1,6 +1,7 @@
 """What can be said of photos that have no masks: how much agrees, and a sheet of pictures."""
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -31,26 +32,30 @@ def review(context: Context, phase: Phase) -> scores.ReviewScore:
     )
     files = file_sets.reader(context.workdir.labels(phase.needs["labels"]))
     images_of = {photos[k]["id"].decode(): photos[k]["image"] for k in chosen}
-    found: dict[str, contact_sheet.Entry] = {}
+    cells: dict[str, Any] = {}
+    agreements: dict[str, float] = {}
     overlaps: dict[str, float] = {}
+    used: set[int] = set()
     lock = threading.Lock()
 
     def keep(name: str, maps: dict[str, np.ndarray]) -> None:
         learned = pseudo_labels.read(files, name)
         photo = features.decode_image(images_of[name])
         entry = contact_sheet.Entry(name, photo, learned["segmentation"], maps["labels"])
-        overlap = _iou(maps["labels"] != BACKGROUND, learned["saliency"] > 127)
+        cell = contact_sheet.draw_one(entry)
         with lock:
-            found[name], overlaps[name] = entry, overlap
+            cells[name] = cell
+            agreements[name] = agreement(entry.prediction, entry.pseudo)
+            overlaps[name] = _iou(maps["labels"] != BACKGROUND, learned["saliency"] > 127)
+            used.update(np.unique(entry.pseudo).tolist(), np.unique(entry.prediction).tolist())
 
     params = context.stage_params(phase.needs["weights"])
     passes.run("review", context.segmentation, params, reader, keep, context.local)
-    agreements = {name: agreement(e.prediction, e.pseudo) for name, e in found.items()}
-    order = sorted(found, key=lambda name: (agreements[name], name))
-    sheet = contact_sheet.draw([found[name] for name in order], data.classes)
+    order = sorted(cells, key=lambda name: (agreements[name], name))
+    sheet = contact_sheet.draw([cells[name] for name in order], used, data.classes)
     hosts.by_first(lambda: images.write_jpeg(context.workdir.sheet(phase.name), sheet))
     return scores.ReviewScore(
-        photos=len(found),
+        photos=len(cells),
         agreement=100 * float(np.mean(list(agreements.values()))),
         saliency_iou=100 * float(np.mean(list(overlaps.values()))),
         least_certain=order[:_NAMED],

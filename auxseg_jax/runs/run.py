@@ -68,9 +68,13 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
 def _compare_data(config: ml_collections.ConfigDict, folder: Workdir) -> None:
     """Raises UserError if the data of a finished run have changed; data that are gone are said."""
     try:
+        state = folder.data_state()
+        if state and dataset.is_unchanged(state, **config.data):
+            return
         data = hosts.first_alone(lambda: dataset.prepare(**config.data))
     except (UserError, OSError) as error:
-        say(f"the data of {folder} were not compared, for they cannot be read: {first_line(error)}")
+        reason = getattr(error, "faults", None) or [first_line(error)]
+        say(f"the data of {folder} were not compared, for they cannot be read: {reason[0]}")
         return
     folder.check_data(data)
 

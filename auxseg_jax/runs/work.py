@@ -132,7 +132,8 @@ def _check_cam_options(context: Context, folder: epath.Path) -> None:
 
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
-    with _label_writer(context, phase) as write:
+    folder = context.workdir.labels(phase.name)
+    with _writer(context, folder, pseudo_labels.encode) as write:
         for name, mask in context.data.masks(context.data.train_split, hosts.share()):
             is_salient = (mask != BACKGROUND) & (mask != IGNORE)
             write(name, {"segmentation": mask, "saliency": is_salient.astype(np.uint8) * 255})
@@ -180,7 +181,9 @@ def _label_writer(context: Context, phase: Phase) -> Iterator[passes.Write]:
             write(name, arrays)
 
         yield count_and_write
-    label_check.check(hosts.total(labels), context.data, context.config.data.strict)
+    is_learned = phase.stage is None or phase.stage + 1 < context.config.stages.count
+    strict = context.config.data.strict and is_learned
+    label_check.check(hosts.total(labels), context.data, strict)
 
 
 def predict_val(context: Context, phase: Phase) -> None:

@@ -36,7 +36,7 @@ from auxseg_jax.report import manifest as manifest_lib
 CLASSIFIER, CAM, CLASSIFIER_CAM, REVIEW = "classifier", "cam", "classifier_cam", "review"
 _DONE = "DONE.json"
 _ABSENT = object()
-_UNFINISHED = r"\.(config|manifest)\.json\..*"  # What a kill leaves of a file.
+_UNFINISHED = r"\.[0-9a-f]{32}"  # What a kill leaves of a file.
 
 
 def stage_name(index: int) -> str:
@@ -188,10 +188,18 @@ class Workdir:
                 + "\nChoose another --workdir, or delete this one."
             )
 
+    def data_state(self) -> str:
+        """Returns `Dataset.state` of the data that the workdir was begun with; "" if not known."""
+        written = self._read_object(self.manifest).get("data")
+        return str(written.get("state", "")) if isinstance(written, dict) else ""
+
     def check_data(self, data: Dataset) -> None:
         """Raises UserError if the workdir was begun with other data."""
         written = self._read_object(self.manifest).get("data")
-        if not isinstance(written, dict) or written.get("digest") != data.digest:
+        digest = written.get("digest") if isinstance(written, dict) else None
+        if isinstance(digest, str) and ":" not in digest:
+            say(f"{self} is of a version before 0.4; whether its data changed is not known")
+        elif digest != data.digest:
             raise UserError(
                 f"the data of {self.path} have changed since it was begun; "
                 "choose another --workdir, or delete this one"

@@ -14,7 +14,7 @@ _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 def fingerprint(tree: Any) -> dict[str, int]:
     """Returns a checksum of 32 bits for every array of a tree, by its path.
 
-    It changes with any single bit of an array, and with the order of its numbers.
+    It changes with any single bit of an array.
     """
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     sums = _sums(jax.tree.leaves(tree))
