@@ -40,7 +40,8 @@ class Field:
     def fault(self, name: str, value: Any) -> str | None:
         """Returns what is wrong with a value, or None."""
         if not _fits(value, self.default):
-            return f"{name}={value!r}: must be {_type_name(self.default)}"
+            shown = " ".join(repr(value).split())  # A section is printed over several lines.
+            return f"{name}={shown}: must be {_type_name(self.default)}"
         if self.range is not None and not self.range.contains(value):
             shown = repr(value) if isinstance(value, str) else value
             parted = " " if self.range.text.startswith("is ") else ": "
