@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from auxseg_jax import errors
-from auxseg_jax.data import dataset, listing, loader, planes, sources
+from auxseg_jax.data import dataset, listing, loader, planes, prepared_copy, sources
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
 from auxseg_jax.grid import Grid
@@ -46,7 +46,7 @@ def more_planes(monkeypatch):
     given = tuple(plane for plane in table.values() if plane.given)
     for module in (planes, listing):
         monkeypatch.setattr(module, "PLANES", table)
-    for module in (planes, listing, sources, dataset, loader):
+    for module in (planes, listing, sources, prepared_copy, loader):
         monkeypatch.setattr(module, "GIVEN", given)
     for name in ("pictures", "content"):
         monkeypatch.setattr(f"auxseg_jax.data.{name}.PLANES", table)
