@@ -275,6 +275,25 @@ def test_a_run_without_masks_ends_in_a_review(own):
     assert again.review == results.review
 
 
+def test_a_finished_run_knows_its_data_by_their_content(own, tmp_path, capsys):
+    folder, workdir, results, config = own
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    shutil.copytree(workdir, tmp_path / "run")
+    content = json.loads((tmp_path / "run/config.json").read_text())
+    content["data"]["root"] = str(tmp_path / "elsewhere")
+    (tmp_path / "run/config.json").write_text(json.dumps(content))
+    config = config.copy_and_resolve_references()
+    config.data.root = str(tmp_path / "elsewhere")
+    assert auxseg_jax.train(config, tmp_path / "run").review == results.review
+    labels = tmp_path / "elsewhere/image_labels.txt"
+    labels.write_text(labels.read_text().replace("p2 disc", "p2 cat"))
+    with pytest.raises(UserError, match=r"the data of .* have changed since it was begun"):
+        auxseg_jax.train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "elsewhere")
+    assert auxseg_jax.train(config, tmp_path / "run").review == results.review
+    assert "were not compared, for they are gone" in capsys.readouterr().err
+
+
 def test_labelled_photos_show_their_own_classes(own, tmp_path, rng):
     folder, workdir, *_ = own
     other = tmp_path / "other.jpg"

@@ -47,7 +47,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
         results = _read_results(folder)
-        _compare_data(config, folder)
+        hosts.by_first(lambda: _compare_data(config, folder))
         say(f"{folder} is finished; these are its results.")
         return results
     compilation.set_compilation_cache(config.compilation_cache)
@@ -67,16 +67,14 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
 
 def _compare_data(config: ml_collections.ConfigDict, folder: Workdir) -> None:
     """Raises UserError if the data of a finished run have changed; data that are gone are said."""
+    state = folder.data_state()
     try:
-        state = folder.data_state()
         if state and dataset.is_unchanged(state, **config.data):
             return
-        data = hosts.first_alone(lambda: dataset.prepare(**config.data))
     except (UserError, OSError) as error:
-        reason = getattr(error, "faults", None) or [first_line(error)]
-        say(f"the data of {folder} were not compared, for they cannot be read: {reason[0]}")
+        say(f"the data of {folder} were not compared, for they are gone: {first_line(error)}")
         return
-    folder.check_data(data)
+    folder.check_data(dataset.prepare(**config.data))
 
 
 def _read_results(folder: Workdir) -> Results:

@@ -36,6 +36,7 @@ from auxseg_jax.report import manifest as manifest_lib
 CLASSIFIER, CAM, CLASSIFIER_CAM, REVIEW = "classifier", "cam", "classifier_cam", "review"
 _DONE = "DONE.json"
 _ABSENT = object()
+_OLD_DIGEST = r"[0-9a-f]{16}"  # Before 0.4 it was a hash of paths and times, not of the content.
 _UNFINISHED = r"\.[0-9a-f]{32}"  # What a kill leaves of a file.
 
 
@@ -197,7 +198,7 @@ class Workdir:
         """Raises UserError if the workdir was begun with other data."""
         written = self._read_object(self.manifest).get("data")
         digest = written.get("digest") if isinstance(written, dict) else None
-        if isinstance(digest, str) and ":" not in digest:
+        if re.fullmatch(_OLD_DIGEST, str(digest)):
             say(f"{self} is of a version before 0.4; whether its data changed is not known")
         elif digest != data.digest:
             raise UserError(
