@@ -113,7 +113,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
             0.0,
             "Photos of more megapixels are scaled down to so many when data are prepared, with "
             "their maps and masks, and when files are segmented; 0: never, but files of more than "
-            "4 are segmented at that size.",
+            "4, or of more than 65,536 cells of features, are segmented at that size.",
             NOT_NEGATIVE,
         ),
         "strict": Field(

@@ -73,6 +73,20 @@ def test_saliency_of_0_and_1(folder):
         prepare(folder)
 
 
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        (lambda plane: plane * 0 + 255, "map without a value below 31"),
+        (lambda plane: 255 - plane, "bright along its border and darker in its middle"),
+        (lambda plane: plane * 0, "all 6 saliency maps are black"),
+    ],
+)
+def test_saliency_without_background_or_upside_down(folder, function, fault):
+    change(folder, "Saliency", function)
+    with faults_named(f"train: {'' if 'all' in fault else '6 of 6 photos'}", fault):
+        prepare(folder)
+
+
 def test_a_few_dark_maps_are_only_said(folder):
     images.write_grey_png(folder / "Saliency/p0.png", np.full((40, 40), 9, np.uint8))
     images.write_grey_png(folder / "Saliency/p1.png", np.zeros((40, 40), np.uint8))

@@ -58,6 +58,7 @@ def parse(text, classes=None):
         ("id,class,\na,cat,\nb,dog,\n", {"a": ["cat"], "b": ["dog"]}),
         ("id,classes\ra,cat\rb,dog\r", {"a": ["cat"], "b": ["dog"]}),
         ("id,classes\na,\nb,\n", {"a": [], "b": []}),
+        ("id,split,classes,note\na,train,cat,x\nb,val,dog,y\n", {"a": ["cat"], "b": ["dog"]}),
         ("filename,label\na.jpg,red cat\n", {"a.jpg": ["red cat"]}),
     ],
 )
@@ -81,6 +82,7 @@ def test_what_is_unambiguous_is_read(text, expected):
         ("id,cat,dog\na,1,0.7\n", "line 2: '0.7' in a table of 3 columns"),
         ("id,classes\na,Dog\nb,dog\n", "differ in case or blanks alone"),
         ("id,classes\na,nan\n", "has the class 'nan'"),
+        ("id,classes\na,['cat']\n", "write names, parted by ';', without brackets"),
         ("id,classes\na,background\n", "has the class 'background'"),
         ("id,classes\n", "names no photo"),
         ("id,classes\na,cat,dog\n", "3 columns, the header has 2"),
@@ -180,3 +182,36 @@ def test_a_checksum_changes_with_any_bit():
         other = {**tree, "a": jnp.asarray(changed.view(np.float32).reshape(3, 4))}
         assert differences(other, written) == ["['a']"]
     assert differences(tree, {}) == []  # Older checkpoints have none.
+
+
+@pytest.mark.parametrize("count", [16, 20])
+def test_no_class_is_missing_from_a_split_where_there_is_room(count):
+    names = "abc"
+    labels = {
+        f"p{k:02}": [names[k % 3]] + ([names[(k + 1) % 3]] if k % 4 == 0 else [])
+        for k in range(count)
+    }
+    for seed in range(50):
+        chosen = stratify(labels, 0.2, seed)
+        assert len(chosen) == round(0.2 * count)
+        for name in names:
+            photos = {photo for photo, classes in labels.items() if name in classes}
+            assert photos & chosen and photos - chosen, (seed, name)
+
+
+def test_a_corrected_label_keeps_the_split(tmp_path):
+    (tmp_path / "JPEGImages").mkdir()
+    for k in range(12):
+        (tmp_path / f"JPEGImages/p{k}.jpg").write_bytes(b"")
+    labels = {f"p{k}": ("here", ["cat" if k % 3 else "dog"]) for k in range(12)}
+    lay_out(tmp_path, labels, None, 0.25)
+    before = (tmp_path / "ImageSets/Segmentation/val.txt").read_text()
+    for k in range(4):
+        labels[f"p{k}"] = ("here", ["cow"])
+    lay_out(tmp_path, labels, None, 0.25, force=True)
+    assert (tmp_path / "ImageSets/Segmentation/val.txt").read_text() == before
+
+
+def test_a_csv_is_not_written_that_would_read_otherwise(tmp_path):
+    with pytest.raises(UserError, match=r"'b\|c', 'x;y'"):
+        label_tables.write(tmp_path / "l.csv", {"a": ["x;y", "b|c", "cat"]})

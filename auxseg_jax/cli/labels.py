@@ -2,6 +2,8 @@
 
 import argparse
 
+from auxseg_jax.cli import options
+
 DESCRIPTION = """Reads image-level labels (.txt, .csv, .json, .npy, or a folder of VOC's .xml) and
 writes them as .txt, .csv or .json. With a folder after --to it makes that folder a data set: the
 photos in its JPEGImages get classes.txt, image_labels.txt and lists of a training and a validation
@@ -40,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     parser.add_argument(
-        "--seed", type=int, default=0, help="with a folder after --to: seed of the splits (0)"
+        "--seed",
+        type=options.parse_seed,
+        default=0,
+        help="with a folder after --to: seed of the splits (0)",
     )
     parser.add_argument(
         "--force", action="store_true", help="replace lists that are there and say something else"
@@ -67,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         labels = label_tables.read(arguments.source)
         if ids:
             labels = label_tables.with_ids(labels, ids)
-    target = epath.Path(arguments.target)
+    source, target = epath.Path(arguments.source), epath.Path(arguments.target)
     if not target.is_dir() and not target.suffix:
         raise UserError(
             f"--to={target}: there is no such folder; make it, with the photos in "
@@ -88,6 +93,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     with collect(arguments.source):
         named = label_tables.class_names(labels, classes)
+    if target.exists() and not (arguments.force and target.resolve() != source.resolve()):
+        raise UserError(f"{target} is there already; --force replaces it, unless it is the source")
     label_tables.write(target, named)
     print("\n".join(label_names.summary(named)))
     print(f"{target}: {len(named)} photos")

@@ -59,6 +59,13 @@ def parse_point(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
+def parse_seed(text: str) -> int:
+    """Parses a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("it takes a whole number from 0 on")
+    return int(text)
+
+
 def parse_list(text: str) -> list[str]:
     """Parses names separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]

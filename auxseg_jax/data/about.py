@@ -61,7 +61,11 @@ class About:
                 f"masks; {', '.join(f'{count} {label}' for label, count in counts)}; "
                 f"{split.without_class} without a class"
             )
-        notes = (*self.contradictions, *self.remarks)
+        notes = [*self.contradictions, *self.remarks]
+        for name, split in self.splits.items():
+            counts = zip(self.classes[1:], split.of_class, strict=True)
+            if absent := [label for label, count in counts if not count]:
+                notes.append(f"{name} has no photo of {_listed(absent[:9])}")
         return [*text, *(f"  note: {note}" for note in notes)]
 
 

@@ -25,6 +25,9 @@ _DIM = 31
 _MOST = 0.5
 """Share of the photos of a split from which on something is no exception."""
 
+_INVERTED = 0.8
+"""Share of maps that are bright along their border, from which on they are upside down."""
+
 _LEAST_PHOTOS = 4
 """Fewer say nothing about the order of classes."""
 
@@ -53,12 +56,15 @@ class Facts(NamedTuple):
     Attributes:
       mask_pixels: int64 [C + 2]: pixels of each label of the mask, 255 last; -1 without a mask.
       largest: int64 [number of PLANES]: the largest value of each plane; -1 where there is none.
+      means: float64 [number of PLANES, 3]: mean of each plane along its border, in its middle, and
+        its least value.
       edges: float64 [2]: how steep the photo is at the edges of its mask and maps as they are, and
         turned as the photo's EXIF tag says; NaN if that cannot be told apart by size alone.
     """
 
     mask_pixels: np.ndarray
     largest: np.ndarray
+    means: np.ndarray
     edges: np.ndarray
 
 
@@ -85,7 +91,18 @@ def facts(
     largest = [int(planes[name].max(initial=0)) if name in planes else -1 for name in PLANES]
     maps = [plane > 127 for name, plane in planes.items() if PLANES[name].kind == GREY]
     maps += [] if mask is None else [(mask > 0) & (mask != IGNORE)]
-    return Facts(pixels, np.array(largest, np.int64), _edges(image, size, maps))
+    means = [_means(planes[name]) if name in planes else (0, 0, 0) for name in PLANES]
+    return Facts(
+        pixels, np.array(largest, np.int64), np.array(means, float), _edges(image, size, maps)
+    )
+
+
+def _means(plane: np.ndarray) -> tuple[float, float, float]:
+    height, width = plane.shape[-2:]
+    middle = plane[..., height // 4 : -(-3 * height // 4), width // 4 : -(-3 * width // 4)]
+    sides = (plane[..., 0, :], plane[..., -1, :], plane[..., :, 0], plane[..., :, -1])
+    border = np.concatenate([side.reshape(-1) for side in sides])
+    return float(border.mean()), float(middle.mean()), float(plane.min())
 
 
 def orientation(image: bytes) -> int:
@@ -133,6 +150,7 @@ def judge(
       classes: names, background first.
     """
     remarks = _judge_planes(split, names, noted.largest)
+    _judge_sides(split, names, noted)
     has_mask = noted.mask_pixels[:, 0] >= 0
     if has_mask.any():
         selected = [name for name, has in zip(names, has_mask, strict=True) if has]
@@ -177,6 +195,28 @@ def _judge_planes(split: str, names: Sequence[str], largest: np.ndarray) -> list
         if black.any():
             remarks.append(f"{split}: {_counted(names, black)} a black {plane.name} map")
     return remarks
+
+
+def _judge_sides(split: str, names: Sequence[str], noted: Facts) -> None:
+    """Reports saliency without background, and saliency that is upside down."""
+    for index, plane in enumerate(PLANES.values()):
+        there = noted.largest[:, index] > _DIM
+        if plane.kind != GREY or not there.any():
+            continue
+        border, middle, least = noted.means[:, index].T
+        white = there & (least > _DIM)
+        if white.sum() > _MOST * there.sum():
+            fault(
+                f"{split}: {_counted(names, white)} a {plane.name} map without a value below "
+                f"{_DIM}: everything would be an object"
+            )
+            continue
+        inverted = there & (border > 127) & (border > middle)
+        if inverted.sum() > _INVERTED * there.sum():
+            fault(
+                f"{split}: {_counted(names, inverted)} a {plane.name} map that is bright along its "
+                "border and darker in its middle; 255 is an object, 0 is background"
+            )
 
 
 def _judge_masks(

@@ -151,6 +151,36 @@ def prepare(
     return Dataset(builder, source.classes, train_split, val_split, content.digest, directory)
 
 
+def open_copy(
+    state: str,
+    *,
+    builder: str,
+    train_split: str,
+    val_split: str,
+    cache_dir: str,
+    prepared: str = "",
+    **_: Any,
+) -> Dataset | None:
+    """Opens the prepared copy that a run was begun with, whatever became of the files since.
+
+    Args:
+      state: `Dataset.state` of then.
+      builder: see `prepare`.
+      train_split: see `prepare`.
+      val_split: see `prepare`.
+      cache_dir: see `prepare`.
+      prepared: see `prepare`.
+
+    Returns:
+      The data set; None if the copy is gone.
+    """
+    cached = epath.Path(cache_dir).expanduser() / builder / state
+    directory = epath.Path(prepared).expanduser() if prepared else cached
+    if not state or not about.exists(directory):
+        return None
+    return _open(directory, builder, (train_split, val_split), strict=False)
+
+
 def is_unchanged(state: str, *, builder: str, prepared: str = "", **fields: Any) -> bool:
     """Returns whether the files of a data set are as they were, without reading a picture.
 

@@ -72,7 +72,9 @@ def lay_out(
                 f"{len(ids)} photos, of which {val_share} for validation: "
                 "expected two or more, and a share between 0 and 1"
             )
-    chosen = stratify({name: named[name] for name in ids}, val_share, seed)
+    chosen = _kept_split(root, ids) if force else None
+    if chosen is None:
+        chosen = stratify({name: named[name] for name in ids}, val_share, seed)
     lists = {
         "classes.txt": list(classes),
         "image_labels.txt": [" ".join([name, *named[name]]) for name in ids],
@@ -88,7 +90,8 @@ def stratify(labels: Mapping[str, Sequence[str]], share: float, seed: int) -> se
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas, ECML PKDD 2011): the photos of the
     rarest class are dealt out first, each to the split that still lacks most of its class. A class
-    of a single photo is trained.
+    of a single photo is trained; one of two or more has a photo in both splits, where exchanging
+    two photos brings that about.
 
     Args:
       labels: {id: classes}.
@@ -127,7 +130,46 @@ def stratify(labels: Mapping[str, Sequence[str]], share: float, seed: int) -> se
             if to_val:
                 chosen.add(name)
             del left[name]
+    for photos in of_class.values():
+        if len(photos) > 1 and not chosen & set(photos):
+            _exchange(labels, of_class, chosen, entering=photos)
+        if len(photos) > 1 and chosen >= set(photos):
+            others = {name: labels[name] for name in names}
+            rest = set(names) - chosen
+            _exchange(others, of_class, rest, entering=photos)
+            chosen = set(names) - rest
     return chosen
+
+
+def _exchange(
+    labels: Mapping[str, Sequence[str]],
+    of_class: Mapping[str, Sequence[str]],
+    side: set[str],
+    entering: Sequence[str],
+) -> None:
+    """Exchanges two photos between the splits, so that `side` has one of `entering`.
+
+    It is done only where no other class loses its last photo on either side.
+    """
+
+    def keeps(name: str, part: set[str]) -> bool:
+        return all(len(of_class[c]) < 2 or len(part & set(of_class[c])) > 1 for c in labels[name])
+
+    everyone = set(labels)
+    coming = [name for name in entering if keeps(name, everyone - side)]
+    going = [name for name in sorted(side) if keeps(name, side)]
+    if coming and going:
+        side.add(coming[0])
+        side.discard(going[0])
+
+
+def _kept_split(root: epath.Path, ids: Sequence[str]) -> set[str] | None:
+    """Returns the photos for validation of lists that are there and name the same photos."""
+    splits = [root / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("train", "val")]
+    if not all(path.exists() for path in splits):
+        return None
+    train, val = (set(storage.read_text(path).split()) for path in splits)
+    return val if train | val == set(ids) and not train & val else None
 
 
 def _photos(root: epath.Path) -> set[str]:

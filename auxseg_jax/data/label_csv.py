@@ -26,6 +26,7 @@ _NUMBER_HEADERS = re.compile(
     r"(.*[ _-])?(ids?|idx|index|code|gt|no|nr|num|number|class|label|category|target|cls)",
     re.IGNORECASE,
 )
+_CLASSES = re.compile(r"class(es)?|labels?|categor(y|ies)", re.IGNORECASE)
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 _FORMS = "expected a header and then `id,classes`, or a column of 0/1 for each class"
 
@@ -65,6 +66,7 @@ def parse(text: str, name: str) -> dict[str, Row]:
     header, body = _without_index(header, body)
     if not body:
         raise UserError("it names no photo below its header")
+    header, body = _label_column(header, body)
     is_wide = _check_kind(header, body)
     _check_header(header, is_wide)
     labels: dict[str, Row] = {}
@@ -110,6 +112,17 @@ def _without_index(
     return (header[1:], [(n, row[1:]) for n, row in body]) if is_index else (header, body)
 
 
+def _label_column(
+    header: list[str], body: list[tuple[int, list[str]]]
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Leaves out the columns beside one that is called classes or labels."""
+    named = [k for k, cell in enumerate(header) if k and re.fullmatch(_CLASSES, cell)]
+    if len(header) < 3 or len(named) != 1:
+        return header, body
+    kept = (0, named[0])
+    return [header[k] for k in kept], [(n, [row[k] for k in kept]) for n, row in body]
+
+
 def _check_kind(header: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]) -> bool:
     """Returns whether each class has a column of 0/1; refuses tables of no kind, or of two."""
     cells = [(number, cell) for number, row in body for cell in row[1:]]
@@ -119,7 +132,7 @@ def _check_kind(header: Sequence[str], body: Sequence[tuple[int, Sequence[str]]]
             number, cell = others[0]
             raise UserError(
                 f"line {number}: {cell!r} in a table of {len(header)} columns, which are of 0 and "
-                f"1; {_FORMS}"
+                f"1 (an empty cell is neither); {_FORMS}"
             )
         return True
     if not others:

@@ -36,6 +36,8 @@ def check(labels: Mapping[str, tuple[str, Sequence[str]]], are_listed: bool) -> 
                 f"{where}: {photo} has the class {name!r}; a photo without any class has nothing "
                 "there (if it is a class, list the classes: --classes)"
             )
+        elif name[0] in "[{(":
+            fault(f"{where}: {photo} has {name!r}; write names, parted by ';', without brackets")
         elif re.fullmatch(r"[+-]?\d+(\.\d*)?", name):
             fault(f"{where}: {photo} has the class {name!r}; write the names of classes")
     _check_alike(counts)

@@ -150,6 +150,10 @@ def write(path: epath.PathLike, labels: Mapping[str, Sequence[str]]) -> None:
         content = {name: list(value) for name, value in labels.items()}
         text = json.dumps(content, indent=1) + "\n"
     elif path.suffix == ".csv":
+        every = sorted({label for value in labels.values() for label in value})
+        if parted := [label for label in every if re.search("[;|,]", label)]:
+            names = ", ".join(map(repr, parted))
+            raise UserError(f"';', '|' and ',' part the classes of a .csv; these hold one: {names}")
         buffer = io.StringIO()
         rows = ((name, ";".join(value)) for name, value in labels.items())
         csv.writer(buffer, lineterminator="\n").writerows([("id", "classes"), *rows])

@@ -142,7 +142,8 @@ def check_classes(classes: Sequence[str], where: str) -> None:
     They are parts of file names and stand for the labels 0 to 254.
     """
     if not 2 <= len(classes) <= IGNORE:
-        fault(f"{where}: needs 'background' and 1 to 254 classes, found {len(classes)}")
+        count = max(len(classes) - 1, 0)
+        fault(f"{where}: needs 'background' and 1 to 254 classes beside it, found {count}")
     for name in classes:
         if not name.strip() or "/" in name or "\\" in name:
             fault(f"{where}: {name!r} cannot be a part of a file's name")

@@ -106,7 +106,8 @@ def _find_masks(
     for name in absent:
         fault(
             f"{name}: no mask SegmentationClass/{name}.png, "
-            f"but other photos of split {split} have one"
+            f"but other photos of split {split} have one; leave this photo out of the list, or "
+            "take the masks away"
         )
     found = {name: photo_names.one_file(files, name, folder) for name in names}
     return {name: folder / (file or f"{name}.png") for name, file in found.items()}

@@ -47,28 +47,31 @@ def with_legend(picture: np.ndarray, labels: Collection[int], classes: Sequence[
       classes: names, background first.
     """
     names = {IGNORE: "no label"} | dict(enumerate(classes))
-    font, width = ImageFont.load_default(_TEXT - 4), picture.shape[1]
+    width = picture.shape[1]
+    text = max(_TEXT, width // 50)
+    font = ImageFont.load_default(0.75 * text)
     places, x, y = [], _GAP // 2, _GAP // 2
     for label in sorted(set(labels) - {BACKGROUND}):
-        length = _TEXT + round(font.getlength(names[label])) + _GAP
+        length = text + round(font.getlength(names[label])) + _GAP
         if places and x + length > width:
-            x, y = _GAP // 2, y + _TEXT
+            x, y = _GAP // 2, y + text
         places.append((x, y, label))
         x += length
     if not places or width < _LEAST_WIDTH:
         return picture
-    strip = Image.new("RGB", (width, y + _TEXT + _GAP // 2), _PAPER)
+    strip = Image.new("RGB", (width, y + text + _GAP // 2), _PAPER)
     draw = ImageDraw.Draw(strip)
     for x, y, label in places:
-        draw.rectangle((x, y + 2, x + 10, y + 12), tuple(palette()[label].tolist()), _INK)
-        draw.text((x + _TEXT, y), names[label], _INK, font)
+        box = (x, y + text // 8, x + 5 * text // 8, y + 3 * text // 4)
+        draw.rectangle(box, tuple(palette()[label].tolist()), _INK)
+        draw.text((x + text, y), names[label], _INK, font)
     return np.concatenate([picture, np.asarray(strip)])
 
 
 def draw(
-    cells: Sequence[Image.Image], labels: Collection[int], classes: Sequence[str]
+    cells: Sequence[Image.Image], labels: Collection[int], classes: Sequence[str], title: str
 ) -> np.ndarray:
-    """Lays pictures of `draw_one` out in rows, with a legend of labels below.
+    """Lays pictures of `draw_one` out in rows below a title, with a legend of labels below.
 
     Returns:
       uint8 RGB [H, W, 3].
@@ -76,10 +79,12 @@ def draw(
     width = max(cell.size[0] for cell in cells) + _GAP
     rows = [cells[start : start + _A_ROW] for start in range(0, len(cells), _A_ROW)]
     heights = [max(cell.size[1] for cell in row) + _GAP for row in rows]
-    sheet = Image.new("RGB", (width * len(rows[0]) + _GAP, sum(heights) + _GAP), _PAPER)
+    top = _GAP + 2 * _TEXT
+    sheet = Image.new("RGB", (width * len(rows[0]) + _GAP, top + sum(heights)), _PAPER)
+    ImageDraw.Draw(sheet).text((_GAP, _GAP), title, _INK, ImageFont.load_default(_TEXT))
     for number, row in enumerate(rows):
         for column, cell in enumerate(row):
-            sheet.paste(cell, (_GAP + column * width, _GAP + sum(heights[:number])))
+            sheet.paste(cell, (_GAP + column * width, top + sum(heights[:number])))
     return with_legend(np.asarray(sheet), labels, classes)
 
 

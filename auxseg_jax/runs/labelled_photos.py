@@ -1,10 +1,8 @@
 """Photo files whose image labels are known, because they belong to the data of a run."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-from etils import epath
 
 from auxseg_jax.data import about, dataset
 from auxseg_jax.data.photo_names import photo_id
@@ -22,8 +20,7 @@ class LabelledPhotos:
     Args:
       config: the config of the run.
       workdir: the run.
-      paths: the files.
-      source: those of them that can be read.
+      source: the files.
 
     Attributes:
       ids: of the photos that are known, as `source` has them.
@@ -34,23 +31,20 @@ class LabelledPhotos:
         self,
         config: ml_collections.ConfigDict,
         workdir: Workdir,
-        paths: Sequence[epath.Path],
         source: PhotoFiles,
     ):
         self.ids: list[str] = []
         self.sizes: list[tuple[int, int]] = []
         self._examples: list[tuple[Any, int]] = []
-        root = config.data.get("root")
-        folder = epath.Path(root).expanduser().resolve() if root else None
-        inside = {path.stem for path in paths if folder and folder in path.resolve().parents}
-        wanted = {photo_id(name): k for k, name in enumerate(source.ids) if name in inside}
-        if not wanted:
-            return
+        wanted = {photo_id(name): place for place, name in enumerate(source.ids)}
         try:
-            data = dataset.prepare(**config.data)
+            data = dataset.open_copy(workdir.data_state(), **config.data)
+            if data is None:
+                say("no image labels are used: the prepared copy of the run's data is gone")
+                return
             workdir.check_data(data)
         except (UserError, OSError) as error:
-            say(f"the image labels of the run are not used: {first_line(error)}")
+            say(f"no image labels are used: {first_line(error)}")
             return
         said = about.read(data.directory).splits
         for split in dict.fromkeys((data.train_split, data.val_split)):

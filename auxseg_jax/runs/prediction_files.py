@@ -6,6 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 from etils import epath
 
@@ -15,12 +16,16 @@ from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
 from auxseg_jax.inference import output, passes
 from auxseg_jax.inference.photo_files import PhotoFiles
+from auxseg_jax.runs import build
 from auxseg_jax.runs.labelled_photos import LabelledPhotos
 from auxseg_jax.runs.predictor import Predictor
 
-_MEGAPIXELS = 4.0
-"""Larger photos are scaled down where the config does not say so; the memory is about 0.4 GiB a
-megapixel, 1.3 with post-processing."""
+_MEGAPIXELS, _POSITIONS = 4.0, 2**16
+"""Larger photos are scaled down where the config does not say so.
+
+The memory is about 0.4 GiB a megapixel, 1.3 with post-processing; the time of the affinities grows
+with the square of the positions.
+"""
 
 _MARK = ".auxseg_predict.json"
 """The file that says which masks of a folder are ours: a list of ids."""
@@ -64,7 +69,7 @@ def predict_files(
     can_show = [name for name in output.FOLDERS if name in ("overlay", *predictor.can_show)]
     predictor.check_show(show, point, can_show=can_show)
     # The point of an affinity is one of the photo as it is.
-    limit = math.inf if point else predictor.config.data.megapixels or _MEGAPIXELS
+    limit = math.inf if point else _limit(predictor.config)
     source = PhotoFiles(paths, limit)
     if not source.sizes:
         raise UserError("\n  ".join(["no photo can be read:", *source.faults]), source.faults)
@@ -72,11 +77,17 @@ def predict_files(
     _mark(output_dir, source.ids)
     known = None
     if use_labels and predictor.can_use_labels and not point:
-        known = LabelledPhotos(predictor.config, predictor.workdir, paths, source)
+        known = LabelledPhotos(predictor.config, predictor.workdir, source)
     write = _writer(output_dir, source, predictor.classes, limit)
     _segment(predictor, source, known, write, {"post": post, "show": show, "point": point})
     output.write_classes(output_dir, predictor.classes)
     return len(source), source.faults
+
+
+def _limit(config: ml_collections.ConfigDict) -> float:
+    """Returns the megapixels to which larger photos are scaled down."""
+    by_positions = _POSITIONS * build.grid(config).stride ** 2 / 1e6
+    return config.data.megapixels or min(_MEGAPIXELS, by_positions)
 
 
 def _writer(
@@ -123,6 +134,8 @@ def _find_photos(names: Sequence[str]) -> list[epath.Path]:
     files: dict[epath.Path, epath.Path] = {}  # A file counts once, however it is named.
     for name in map(os.path.expanduser, names):
         matches = _matches(name)
+        if not matches and os.path.isdir(name):
+            raise UserError(f"{name} is a folder without a photo (.jpg, .jpeg, .png)")
         if not matches:
             raise UserError(f"no file matches {name!r}")
         for path in map(epath.Path, matches):

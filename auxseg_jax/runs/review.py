@@ -52,7 +52,12 @@ def review(context: Context, phase: Phase) -> scores.ReviewScore:
     params = context.stage_params(phase.needs["weights"])
     passes.run("review", context.segmentation, params, reader, keep, context.local)
     order = sorted(cells, key=lambda name: (agreements[name], name))
-    sheet = contact_sheet.draw([cells[name] for name in order], used, data.classes)
+    sheet = contact_sheet.draw(
+        [cells[name] for name in order],
+        used,
+        data.classes,
+        "Training photos: photo, pseudo label, prediction. Those that agree least come first.",
+    )
     hosts.by_first(lambda: images.write_jpeg(context.workdir.sheet(phase.name), sheet))
     return scores.ReviewScore(
         photos=len(cells),
