@@ -126,8 +126,8 @@ def test_a_process_that_dies_is_said():
         list(pictures.parallel(die, [(1,), (2,)], 2))
 
 
-def die_at_the_second(photos, num_labels, path):
-    del num_labels
+def die_at_the_second(photos, *options):
+    path = options[-1]
     if photos[0].name.endswith("30"):
         die(0)
     storage.write_bytes(path, b"")

@@ -15,7 +15,7 @@ import scipy.optimize
 from PIL import Image
 
 from auxseg_jax.data import features
-from auxseg_jax.data.planes import GREY, PLANES
+from auxseg_jax.data.planes import GREY, PLANES, Plane
 from auxseg_jax.errors import fault
 from auxseg_jax.pixel_labels import IGNORE
 
@@ -25,11 +25,11 @@ _DIM = 31
 _MOST = 0.5
 """Share of the photos of a split from which on something is no exception."""
 
-_INVERTED = 0.8
+_INVERTED, _BRIGHT = 0.8, 200
 """Share of maps that are bright along their border, from which on they are upside down."""
 
 _LEAST_PHOTOS = 4
-"""Fewer say nothing about the order of classes."""
+"""Fewer say nothing about a data set."""
 
 _SHOWN = 3
 # Agreement of masks and image labels (Jaccard index of their classes) by which another order of
@@ -173,14 +173,15 @@ def _judge_planes(split: str, names: Sequence[str], largest: np.ndarray) -> list
     remarks = []
     for plane, values in zip(PLANES.values(), largest.T, strict=True):
         there = values >= 0
-        if plane.kind != GREY or not there.any():
+        if not _is_saliency(plane) or not there.any():
             continue
+        are_many = there.sum() >= _LEAST_PHOTOS
         dim = there & (values > 0) & (values <= _DIM)
         black = values == 0
-        if not (there & ~black).any():
+        if are_many and not (there & ~black).any():
             fault(f"{split}: all {there.sum()} {plane.name} maps are black")
             continue
-        if dim.sum() > _MOST * (there & ~black).sum():
+        if are_many and dim.sum() > _MOST * (there & ~black).sum():
             largest_dim = values[dim].max()
             advice = "multiply by 255" if largest_dim == 1 else "rescale them"
             fault(
@@ -197,11 +198,16 @@ def _judge_planes(split: str, names: Sequence[str], largest: np.ndarray) -> list
     return remarks
 
 
+def _is_saliency(plane: Plane) -> bool:
+    """Returns whether 255 means an object; other grey planes may hold anything."""
+    return plane.kind == GREY and plane.learned
+
+
 def _judge_sides(split: str, names: Sequence[str], noted: Facts) -> None:
     """Reports saliency without background, and saliency that is upside down."""
     for index, plane in enumerate(PLANES.values()):
         there = noted.largest[:, index] > _DIM
-        if plane.kind != GREY or not there.any():
+        if not _is_saliency(plane) or there.sum() < _LEAST_PHOTOS:
             continue
         border, middle, least = noted.means[:, index].T
         white = there & (least > _DIM)
@@ -211,7 +217,7 @@ def _judge_sides(split: str, names: Sequence[str], noted: Facts) -> None:
                 f"{_DIM}: everything would be an object"
             )
             continue
-        inverted = there & (border > 127) & (border > middle)
+        inverted = there & (border > _BRIGHT) & (border > middle)
         if inverted.sum() > _INVERTED * there.sum():
             fault(
                 f"{split}: {_counted(names, inverted)} a {plane.name} map that is bright along its "
