@@ -123,10 +123,14 @@ def test_encodings(tmp_path):
         storage.read_text(path)
 
 
+def make_photos(root, count):
+    (root / "JPEGImages").mkdir()
+    for k in range(count):
+        (root / f"JPEGImages/p{k}.jpg").write_bytes(b"")
+
+
 def test_lists_are_replaced_only_by_force(tmp_path):
-    (tmp_path / "JPEGImages").mkdir()
-    for k in range(6):
-        (tmp_path / f"JPEGImages/p{k}.jpg").write_bytes(b"")
+    make_photos(tmp_path, 6)
     labels = {f"p{k}": ("here", ["cat" if k % 2 else "dog"]) for k in range(6)}
     lay_out(tmp_path, labels, None, 0.5)
     labels["p0"] = ("here", ["cat"])
@@ -200,9 +204,7 @@ def test_no_class_is_missing_from_a_split_where_there_is_room(count):
 
 
 def test_a_corrected_label_keeps_the_split(tmp_path):
-    (tmp_path / "JPEGImages").mkdir()
-    for k in range(12):
-        (tmp_path / f"JPEGImages/p{k}.jpg").write_bytes(b"")
+    make_photos(tmp_path, 12)
     labels = {f"p{k}": ("here", ["cat" if k % 3 else "dog"]) for k in range(12)}
     lay_out(tmp_path, labels, None, 0.25)
     before = (tmp_path / "ImageSets/Segmentation/val.txt").read_text()

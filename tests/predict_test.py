@@ -347,6 +347,15 @@ def test_what_somebody_else_wrote_is_not_overwritten(own, tmp_path):
     assert [path.name for path in masks.iterdir()] == ["p4.png"]
     predict_files(workdir, photo, masks, overwrite=True)
     predict_files(workdir, photo, masks)  # Now it is a folder of ours.
+    (masks / "cam").mkdir()
+    (masks / "cam/p5.cat.png").write_bytes(b"mine")
+    other = [str(folder / "JPEGImages/p5.jpg")]
+    with pytest.raises(UserError, match=r"holds cam/p5\.cat\.png"):
+        predict_files(workdir, other, masks)
+    (masks / "overlay").mkdir()
+    shutil.copy(other[0], masks / "overlay")
+    with pytest.raises(UserError, match="the masks would overwrite the photos"):
+        predict_files(workdir, [str(masks / "overlay/p5.jpg")], masks, overwrite=True)
     with pytest.raises(UserError, match="masks would lie among them"):
         predict_files(workdir, photo, folder / "JPEGImages")
 

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes the maps; photos that cannot be read are listed at the end."""
     from etils import epath
 
-    from auxseg_jax.data import saliency
+    from auxseg_jax.data import saliency, voc_folder
     from auxseg_jax.data.photo_names import is_photo
     from auxseg_jax.errors import UserError
 
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> None:
     folders = [root / folder for folder in arguments.photos]
     for folder in folders:
         if not folder.is_dir():
-            flat = any(is_photo(path.name) for path in root.iterdir()) if root.is_dir() else False
-            advice = f"; the photos lie in {root} itself: --photos=." if flat else ""
+            is_flat = voc_folder.is_flat(root)
+            advice = f"; the photos lie in {root} itself: --photos=." if is_flat else ""
             raise UserError(f"there is no folder {folder}{advice}")
     files = (path for folder in folders for path in folder.iterdir())
     photos = [path for path in files if is_photo(path.name)]

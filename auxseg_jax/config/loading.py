@@ -71,7 +71,7 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
         kind = type(config).__name__
         raise UserError(f"{path} is no config: get_config returns {kind}, not a ConfigDict")
     # A file that was written for an older version goes on working. What cannot be completed is
-    # refused by `validation.check`, with all that is wrong.
+    # refused by `validation.checked`, with all that is wrong.
     with config.unlocked(), contextlib.suppress(UserError):
         declared.add_defaults(config)
     override(config, overrides)

@@ -134,9 +134,8 @@ def stratify(labels: Mapping[str, Sequence[str]], share: float, seed: int) -> se
         if len(photos) > 1 and not chosen & set(photos):
             _exchange(labels, of_class, chosen, entering=photos)
         if len(photos) > 1 and chosen >= set(photos):
-            others = {name: labels[name] for name in names}
             rest = set(names) - chosen
-            _exchange(others, of_class, rest, entering=photos)
+            _exchange(labels, of_class, rest, entering=photos)
             chosen = set(names) - rest
     return chosen
 

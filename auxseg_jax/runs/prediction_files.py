@@ -165,7 +165,9 @@ def _check_output(paths: Sequence[epath.Path], folder: epath.Path, overwrite: bo
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; masks go into a folder")
     resolved = {path.resolve() for path in paths}
-    if resolved & {(folder / f"{path.stem}.png").resolve() for path in paths}:
+    places = [(folder, ".png"), *((folder / k, ending) for k, ending in output.FOLDERS.items())]
+    written = {(place / f"{p.stem}{ending}").resolve() for place, ending in places for p in paths}
+    if resolved & written:
         raise UserError("the masks would overwrite the photos; choose another output folder")
     if folder.resolve() in {path.parent for path in resolved}:
         raise UserError(
@@ -185,7 +187,9 @@ def _check_output(paths: Sequence[epath.Path], folder: epath.Path, overwrite: bo
             names += [
                 f"{kind}/{name}"
                 for name in present
-                if name.endswith(ending) and name.removesuffix(ending) in stems
+                if name.endswith(ending)
+                and stems
+                & {name.removesuffix(ending), name.removesuffix(ending).rpartition(".")[0]}
             ]
     existing = sorted(name for name in names if (folder / name).exists())
     if existing:
