@@ -2,10 +2,16 @@
 
 import contextlib
 import contextvars
+import re
 from collections.abc import Iterator, Sequence
 
 _SHOWN = 200
-"""Faults that a message lists; the others are counted."""
+"""Lines that a message lists; the others are counted."""
+
+_ALIKE = 3
+"""Faults of one kind that a message lists in full; of the others it gives the names."""
+
+_NAMES_SHOWN = 20
 
 _collector: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar(
     "faults", default=None
@@ -60,12 +66,37 @@ def collect(subject: object = None) -> Iterator[list[str]]:
 
 
 def raise_faults(subject: object, faults: Sequence[str], advice: str = "") -> None:
-    """Raises a UserError that lists `faults`, if there are any, and ends with `advice`."""
+    """Raises a UserError that lists `faults`, if there are any, and ends with `advice`.
+
+    Those of one kind, as of every photo of a folder, are listed together.
+    """
     if not faults:
         return
     count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-    lines = [f"{subject} cannot be used, {count}:", *faults[:_SHOWN]]
-    if len(faults) > _SHOWN:
-        lines.append(f"and {len(faults) - _SHOWN} more")
+    listed = _listed(faults)
+    lines = [f"{subject} cannot be used, {count}:", *listed[:_SHOWN]]
+    if len(listed) > _SHOWN:
+        lines.append(f"and {len(listed) - _SHOWN} more")
     lines += [advice] if advice else []
     raise UserError("\n  ".join(lines), faults)
+
+
+def _listed(faults: Sequence[str]) -> list[str]:
+    """Returns a line for each fault; where many are of one kind, one line names most of them.
+
+    Of one kind are those that differ in numbers and in the name that they begin with alone.
+    """
+    kinds: dict[str, list[str]] = {}
+    for message in faults:
+        name, _, rest = message.partition(": ")
+        kinds.setdefault(re.sub(r"\d+", "#", rest.replace(name, "")) or message, []).append(message)
+    lines = []
+    for alike in kinds.values():
+        shown = _ALIKE if len(alike) > _ALIKE + 1 else len(alike)
+        lines += alike[:shown]
+        if others := alike[shown:]:
+            names = [message.partition(": ")[0] for message in others[:_NAMES_SHOWN]]
+            left = len(others) - len(names)
+            more = f" and {left} more" if left else ""
+            lines.append(f"the same of {len(others)} others: {', '.join(names)}{more}")
+    return lines

@@ -7,7 +7,7 @@ import pytest
 from conftest import faults_named, prepare_files
 from PIL import Image, ImageDraw
 
-from auxseg_jax.data import about
+from auxseg_jax.data import about, coco2014
 from auxseg_jax.errors import UserError
 
 
@@ -36,6 +36,22 @@ def test_coco(coco, tmp_path):
     found = dict(data.masks("train"))
     np.testing.assert_array_equal(found["COCO_train2014_000000000009"], expected)
     assert len(found) == 3 and not found["COCO_train2014_000000000030"].any()
+
+
+def test_annotations_are_parsed_where_a_file_has_changed_alone(coco, tmp_path, monkeypatch):
+    parsed, original = [], coco2014._read_json
+    monkeypatch.setattr(
+        coco2014, "_read_json", lambda path: parsed.append(path.name) or original(path)
+    )
+    first = prepare_files("coco2014_wsss", coco, tmp_path)
+    assert len(parsed) == 2  # One a split, although lists, check and build ask for them.
+    again = prepare_files("coco2014_wsss", coco, tmp_path)
+    assert len(parsed) == 2 and again == first
+    for changed in ("Saliency/COCO_train2014_000000000009.png", "annotations/instances_val2014.json"):
+        path, before = coco / changed, len(parsed)
+        path.write_bytes(path.read_bytes())
+        assert prepare_files("coco2014_wsss", coco, tmp_path).digest == first.digest
+        assert len(parsed) == before + 2, changed
 
 
 def test_every_fault_of_coco_is_named_at_once(coco, tmp_path):

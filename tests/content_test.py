@@ -165,6 +165,42 @@ def test_colours_count_where_a_palette_was_numbered_anew():
         np.testing.assert_array_equal(images.decode_labels(data, 4), mask > 0)
 
 
+def test_masks_in_colours_are_read_by_vocs():
+    mask = np.array([[0, 2, 2], [0, 3, 255]], np.uint8)
+    coloured = palette()[mask]
+    opaque = np.dstack([coloured, np.full(mask.shape, 255, np.uint8)])
+    for pixels in (coloured, opaque):
+        data = images.encode_png(pixels)
+        np.testing.assert_array_equal(images.decode_labels(data, 4), mask)
+        with pytest.raises(UserError, match=r"\(128, 128, 0\) is not that of any of the 3 labels"):
+            images.decode_labels(data, 3)
+    coloured[0, 0] = 255, 255, 254
+    with pytest.raises(UserError, match=r"\(255, 255, 254\) is not"):
+        images.decode_labels(images.encode_png(coloured), 4)
+
+
+def test_depths_of_greys_and_of_indices():
+    steps = np.array([[0, 51, 255]], np.uint8)
+    forms = {
+        "16 bits": steps.astype(np.uint16) * 257,
+        "RGB": np.dstack([steps] * 3),
+        "8 bits": steps,
+    }
+    for pixels in forms.values():
+        grey = images.decode_plane(images.encode_png(pixels), grey=True)
+        np.testing.assert_array_equal(grey, steps)
+    is_object = Image.fromarray(steps > 100)
+    assert is_object.mode == "1"
+    data = images._encode(is_object, "PNG")
+    assert images.decode_plane(data, grey=True).tolist() == [[0, 0, 255]]
+    assert images.decode_labels(data, 4).tolist() == [[0, 0, 1]]
+    # As class indices a depth changes nothing.
+    indices = np.array([[0, 3, 255]], np.uint16)
+    assert images.decode_labels(images.encode_png(indices), 4).tolist() == [[0, 3, 255]]
+    with pytest.raises(UserError, match="class indices up to 255, found 900"):
+        images.decode_labels(images.encode_png(np.array([[0, 900]], np.uint16)), 4)
+
+
 def test_large_photos_are_scaled_down_with_their_maps(folder):
     data = prepare(folder, megapixels=0.0004)
     assert data.sizes("train") == [(20, 20)] * 6

@@ -123,6 +123,15 @@ def test_the_training_reader_has_no_masks(folder, tmp_path):
         next(data.masks("train"))
 
 
+def test_masks_of_some_photos_of_a_split(folder, tmp_path):
+    (folder / "SegmentationClass" / "b1.png").unlink()
+    data = prepare(folder, tmp_path)
+    assert (data.num_masks("val"), data.num_masks("train")) == (1, 0)
+    assert data.mask_names("val") == ["b2"] and len(data.ids("val")) == 2
+    note = about.read(data.directory).remarks[0]
+    assert "1 of the 2 photos of val have a mask" in note and "b1 is the first without" in note
+
+
 def test_two_runs_may_prepare_the_same_data_at_once(folder, tmp_path, monkeypatch):
     built, original = [], prepared_copy._download_and_prepare
     monkeypatch.setattr(
@@ -179,7 +188,6 @@ def test_every_fault_of_the_lists_is_named_at_once(folder, tmp_path):
         "a2: no saliency map Saliency/a2.png",
         "a3: no saliency map Saliency/a3.png",
         "image_labels.txt line 7: '../x' is not an id",
-        "b1: no mask SegmentationClass/b1.png, but other photos of split val have one",
         "image_labels.txt line 2: a1 has a line already",
         "image_labels.txt line 3: a2 has the class 'horse'",
         "train.txt line 2: a1 stands there twice",
@@ -199,7 +207,9 @@ def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
     )
     (folder / "JPEGImages" / "a2.jpg").write_bytes(b"not a photo")
     images.write_grey_png(folder / "Saliency" / "a3.png", np.zeros((5, 6), np.uint8))
-    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(folder / "Saliency" / "a4.png")
+    colours = np.zeros((20, 30, 3), np.uint8)
+    colours[0, 0] = 9, 8, 7
+    Image.fromarray(colours).save(folder / "Saliency" / "a4.png")
     images.write_label_png(folder / "Saliency" / "b1.png", np.full((24, 18), 200, np.uint8))
     images.write_label_png(folder / "SegmentationClass" / "b1.png", np.full((24, 18), 9, np.uint8))
     with pytest.raises(UserError) as error:
@@ -209,8 +219,8 @@ def test_every_fault_of_the_pictures_is_named_at_once(folder, tmp_path):
         "a1: JPEGImages/a1.jpg cannot be read",
         "a2: JPEGImages/a2.jpg cannot be read: not a readable image",
         "a3: Saliency/a3.png is 6x5, the photo 18x24",
-        "a4: Saliency/a4.png cannot be read: expected an 8-bit grey or indexed PNG "
-        "(mode L or P), found mode RGB",
+        "a4: Saliency/a4.png cannot be read: expected a grey or indexed PNG "
+        "(mode L or P), found colours",
         "b1: Saliency/b1.png cannot be read: expected greys, found indices of a palette",
         "b1: SegmentationClass/b1.png holds class indices [9]; the last class is 2",
     ):

@@ -41,3 +41,23 @@ def test_many_faults_are_counted():
         for k in range(250):
             fault(f"fault {k}")
     assert str(error.value).endswith("fault 199\n  and 50 more") and len(error.value.faults) == 250
+
+
+def test_faults_of_one_kind_are_listed_together():
+    with pytest.raises(UserError) as error, collect("photos"):
+        for k in range(30):
+            fault(f"p{k}: Saliency/p{k}.png is {k}x5, the photo 5x5")
+        fault("p1: no photo")
+    assert str(error.value).splitlines()[1:] == [
+        *(f"  p{k}: Saliency/p{k}.png is {k}x5, the photo 5x5" for k in range(3)),
+        f"  the same of 27 others: {', '.join(f'p{k}' for k in range(3, 23))} and 7 more",
+        "  p1: no photo",
+    ]
+    assert len(error.value.faults) == 31
+
+
+def test_a_line_does_not_stand_for_a_single_fault():
+    with pytest.raises(UserError) as error, collect("photos"):
+        for k in range(4):
+            fault(f"p{k}: no photo")
+    assert "others" not in str(error.value)

@@ -39,7 +39,8 @@ class _ListingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         label = f"building {self.builder_config.name} of {split}"
         with progress(label, len(self._listing.photos[split]), unit="photo") as bar:
             for checked in pictures.read(self._listing, split, self._work):
-                yield checked.photo.name, self._example(checked)
+                if checked.mask is not None or not self._builds_masks:
+                    yield checked.photo.name, self._example(checked)
                 bar.advance(1)
 
     def _example(self, checked: pictures.CheckedPhoto) -> dict:

@@ -10,6 +10,7 @@ Masks, to evaluate, are painted from the objects: see `masks.paint`.
 """
 
 import collections
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.data import listing, photo_names
+from auxseg_jax.data.planes import NO_FOLDER
 from auxseg_jax.errors import fault, raise_faults
 
 NUM_CLASSES = 80
@@ -77,7 +79,7 @@ def read(root: str, splits: Sequence[str], *, planes: Mapping[str, str]) -> list
     known = ", ".join(COUNTS)
     unknown = [split for split in splits if split not in COUNTS]
     raise_faults(root, [f"there is no split {split!r}; there are {known}" for split in unknown])
-    sources = {split: path / "annotations" / f"instances_{split}2014.json" for split in splits}
+    sources = {split: _annotations(path, split) for split in splits}
     tables = {split: _read_json(source) for split, source in sources.items()}
     categories = _read_categories(tables.values())
     index = {key: k for k, key in enumerate(categories, 1)}
@@ -107,6 +109,35 @@ def read(root: str, splits: Sequence[str], *, planes: Mapping[str, str]) -> list
             remarks.append(f"{split} holds {len(names)} photos, the official one {COUNTS[split]}")
     lists = [source for source in sources.values() if source.exists()]
     return listing.Listing(path, classes, photos, lists, remarks)
+
+
+def state(root: str, splits: Sequence[str], planes: Mapping[str, str]) -> str:
+    """Returns a hash of the state of every file that `read` and a build may read.
+
+    To parse the annotations takes most of a minute and gigabytes; this takes a second.
+
+    Args:
+      root: see the module.
+      splits: as of `read`.
+      planes: as of `read`.
+    """
+    path = listing.find_root(root)
+    folders = [f"{split}2014" for split in splits]
+    folders += [f for value in planes.values() if value != NO_FOLDER for f in value.split(",")]
+    found = hashlib.sha256(repr((str(path), splits, sorted(planes.items()))).encode())
+    for split in splits:
+        source = _annotations(path, split)
+        if source.exists():
+            found.update(listing.file_state(source))
+    for folder in folders:
+        parent = path / folder.strip()
+        for name in sorted(photo_names.file_names(parent)):
+            found.update(listing.file_state(parent / name))
+    return found.hexdigest()
+
+
+def _annotations(root: epath.Path, split: str) -> epath.Path:
+    return root / "annotations" / f"instances_{split}2014.json"
 
 
 def _read_categories(tables: Iterable[Tables]) -> dict[int, str]:

@@ -66,9 +66,14 @@ class Dataset:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return arrays[name]
 
+    def num_masks(self, split: str) -> int:
+        """Returns how many photos of a split have pixel labels."""
+        splits = prepared_copy.open_builder(self.directory, features.MASKS).info.splits
+        return splits[split].num_examples if split in splits else 0
+
     def has_masks(self, split: str) -> bool:
         """Returns whether the split can be evaluated."""
-        return split in prepared_copy.open_builder(self.directory, features.MASKS).info.splits
+        return self.num_masks(split) > 0
 
     def mask_names(self, split: str) -> list[str]:
         """Returns the ids of the photos of a split that `masks` gives, in its order."""
@@ -148,7 +153,7 @@ def prepare(
                 prepared_copy.describe(directory, builder, source)
     content = about.read(directory)
     _refuse(subject, content.contradictions, strict)
-    return Dataset(builder, source.classes, train_split, val_split, content.digest, directory)
+    return Dataset(builder, content.classes, train_split, val_split, content.digest, directory)
 
 
 def open_copy(

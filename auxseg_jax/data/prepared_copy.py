@@ -80,11 +80,12 @@ def describe(directory: epath.Path, name: str, source: Source) -> None:
     )
     arrays: dict[str, np.ndarray] = {}
     splits = {}
-    state = hashlib.sha256(repr(source.classes).encode())
+    classes = source.classes()
+    state = hashlib.sha256(repr(classes).encode())
     for split in photos.info.splits:
         records = open_photos(photos, split)
         sizes, ids = np.zeros((len(records), 2), np.int32), []
-        of_class, without = np.zeros(len(source.classes) - 1, np.int64), 0
+        of_class, without = np.zeros(len(classes) - 1, np.int64), 0
         with progress(f"sizes of {split}", len(records), unit="photo") as bar:
             for index in range(len(records)):
                 example = records[index]
@@ -108,7 +109,7 @@ def describe(directory: epath.Path, name: str, source: Source) -> None:
     # Copies of versions before 0.4 have no notes.
     has_notes = (directory / _NOTES).exists()
     notes = storage.read_json(directory / _NOTES) if has_notes else ((), ())
-    content = about.About(name, digest, source.classes, planes, splits, *map(tuple, notes))
+    content = about.About(name, digest, classes, planes, splits, *map(tuple, notes))
     about.write(directory, content)
 
 

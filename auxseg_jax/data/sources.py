@@ -33,7 +33,7 @@ class Source:
     """A data set before it is prepared.
 
     Attributes:
-      classes: names, background first.
+      classes: reads their names, background first.
       digest: hash of all that it is made from; it names the prepared copy.
       work: name of a folder for the work of the preparation, which outlives a mended fault.
       check: check(folder) looks at every file, and raises UserError with all that is wrong. It
@@ -41,7 +41,7 @@ class Source:
       make_builder: make_builder(folder, config=, data_dir=) returns the TFDS builder.
     """
 
-    classes: tuple[str, ...]
+    classes: Callable[[], tuple[str, ...]]
     digest: str
     work: str
     check: Callable[[epath.Path], tuple[list[str], list[str]]]
@@ -111,7 +111,9 @@ def _shapes(
         del work
         return shapes.Shapes(**arguments, file_format="array_record", **kwargs)
 
-    return Source(shapes.CLASSES, digest, f"{digest}.work", lambda work: ([], []), make_builder)
+    return Source(
+        lambda: shapes.CLASSES, digest, f"{digest}.work", lambda work: ([], []), make_builder
+    )
 
 
 def _voc_folder(
@@ -155,8 +157,10 @@ def _coco2014(
     **planes: str,
 ) -> Source:
     del cache
-    read = functools.partial(coco2014.read, planes=_folders(planes))
-    return _from_files(builders.Coco2014Wsss, root, (train_split, val_split), read, megapixels)
+    folders, splits = _folders(planes), (train_split, val_split)
+    read = functools.partial(coco2014.read, planes=folders)
+    state = functools.partial(coco2014.state, root, splits, folders)
+    return _from_files(builders.Coco2014Wsss, root, splits, read, megapixels, state)
 
 
 def _folders(planes: Mapping[str, str]) -> dict[str, str]:
@@ -165,17 +169,35 @@ def _folders(planes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_files(
-    builder: type, root: str, splits: tuple[str, str], read: Callable, megapixels: float
+    builder: type,
+    root: str,
+    splits: tuple[str, str],
+    read: Callable,
+    megapixels: float,
+    state: Callable[[], str] | None = None,
 ) -> Source:
-    """Returns the source of a data set that comes as files, whose lists `read` reads."""
+    """Returns the source of a data set that comes as files.
+
+    Args:
+      builder: of TFDS.
+      root: folder of the data set.
+      splits: the splits to train and to evaluate on.
+      read: reads the lists.
+      megapixels: see `listing.Listing`.
+      state: hash of the state of all files, where that is much quicker than to read the lists.
+    """
     if not root:
         raise UserError("data.root is empty: name the folder, --config.data.root=DIR")
-    with collect() as faults:
-        listed = read(root, list(dict.fromkeys(splits)))
-        listing.check_disjoint(listed.photos, *splits)
-    listed = dataclasses.replace(listed, megapixels=megapixels or math.inf)
+
+    @functools.cache
+    def read_all() -> tuple[listing.Listing, list[str]]:
+        with collect() as faults:
+            listed = read(root, list(dict.fromkeys(splits)))
+            listing.check_disjoint(listed.photos, *splits)
+        return dataclasses.replace(listed, megapixels=megapixels or math.inf), faults
 
     def check(work: epath.Path) -> tuple[list[str], list[str]]:
+        listed, faults = read_all()
         with collect(root):
             for message in faults:
                 fault(message)
@@ -184,17 +206,23 @@ def _from_files(
             remarks = [*listed.remarks, *pictures.judge(listed, work)]
         return contradictions, remarks
 
-    digest = "faulty"
-    if not faults:
-        key = f"{listed.digest()} {builder.VERSION}"
-        digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    def digest() -> str:
+        if state:
+            key = f"{state()} {megapixels}"
+        else:
+            listed, faults = read_all()
+            if faults:
+                return "faulty"
+            key = listed.digest()
+        return hashlib.sha256(f"{key} {builder.VERSION}".encode()).hexdigest()[:16]
+
     # Named by the folder, so that what was read is found again when a fault is mended.
-    work = f"{hashlib.sha256(str(listed.root).encode()).hexdigest()[:16]}.work"
+    work = f"{hashlib.sha256(str(listing.find_root(root)).encode()).hexdigest()[:16]}.work"
 
     def make_builder(work: epath.Path, **kwargs) -> tfds.core.DatasetBuilder:
-        return builder(listing=listed, work=work, file_format="array_record", **kwargs)
+        return builder(listing=read_all()[0], work=work, file_format="array_record", **kwargs)
 
-    return Source(listed.classes, digest, work, check, make_builder)
+    return Source(lambda: read_all()[0].classes, digest(), work, check, make_builder)
 
 
 def _existing_part(listed: listing.Listing) -> listing.Listing:

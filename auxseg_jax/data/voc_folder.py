@@ -60,12 +60,12 @@ def read(
     none = np.zeros(max(len(classes) - 1, 0), np.uint8)
     photos = {}
     for split, names in ids.items():
-        masks = _find_masks(path / "SegmentationClass", split, names)
+        masks = _find_masks(path / "SegmentationClass", names)
         photos[split] = [
             listing.Photo(name, images[name], vectors.get(name, none), files_of[name], masks[name])
             for name in names
         ]
-    return listing.Listing(path, classes, photos)
+    return listing.Listing(path, classes, photos, remarks=_remarks(photos))
 
 
 def _find_images(folder: epath.Path, names: Sequence[str]) -> dict[str, epath.Path]:
@@ -95,22 +95,23 @@ def move_advice(root: epath.Path) -> str:
     return f"move them: mkdir {folder}/JPEGImages; mv {patterns} {folder}/JPEGImages/"
 
 
-def _find_masks(
-    folder: epath.Path, split: str, names: Sequence[str]
-) -> dict[str, epath.Path | None]:
+def _find_masks(folder: epath.Path, names: Sequence[str]) -> dict[str, epath.Path | None]:
     """Finds the masks of a split; a split without any has none to evaluate with."""
     files = photo_names.files_by_id(folder, lambda name: name.lower().endswith(".png"))
-    absent = [name for name in names if name not in files]
-    if len(absent) == len(names):
-        return dict.fromkeys(names)
-    for name in absent:
-        fault(
-            f"{name}: no mask SegmentationClass/{name}.png, "
-            f"but other photos of split {split} have one; leave this photo out of the list, or "
-            "take the masks away"
-        )
     found = {name: photo_names.one_file(files, name, folder) for name in names}
-    return {name: folder / (file or f"{name}.png") for name, file in found.items()}
+    return {name: folder / file if file else None for name, file in found.items()}
+
+
+def _remarks(photos: Mapping[str, Sequence[listing.Photo]]) -> list[str]:
+    remarks = []
+    for split, members in photos.items():
+        absent = [photo.name for photo in members if photo.mask is None]
+        if absent and len(absent) < len(members):
+            remarks.append(
+                f"{len(members) - len(absent)} of the {len(members)} photos of {split} have a mask "
+                f"SegmentationClass/<id>.png, and are scored; {absent[0]} is the first without"
+            )
+    return remarks
 
 
 def read_classes(path: epath.Path) -> tuple[str, ...]:

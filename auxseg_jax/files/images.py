@@ -70,30 +70,39 @@ def encode_jpeg(pixels: np.ndarray, quality: int = 90) -> bytes:
 
 
 def decode_plane(data: bytes, grey: bool = False) -> np.ndarray:
-    """Decodes an indexed or grey 8-bit PNG to its raw uint8 [H, W] values.
+    """Decodes a PNG of one value a pixel to its raw uint8 [H, W] values.
 
     Args:
-      data: the file's content.
-      grey: the values are greys, so an indexed PNG must have the palette in which index k is
-        grey k.
+      data: the file's content: grey of 1, 8 or 16 bits, grey written as RGB, or indexed.
+      grey: the values are greys, black to white as 0 to 255 in any depth, so an indexed PNG must
+        have the palette in which index k is grey k. Otherwise they are class indices.
 
     Raises:
       UserError: it is anything else.
     """
-    with _opened_plane(data) as image:
-        if grey and image.mode == "P" and not np.array_equal(image.convert("L"), image):
-            raise UserError(
-                "expected greys, found indices of a palette; save it as 8-bit grey (mode L)"
-            )
-        return np.asarray(image)
+    with _opened(data) as image:
+        if image.mode == "L":
+            return np.asarray(image)
+        if image.mode == "P":
+            if grey and not np.array_equal(image.convert("L"), image):
+                raise UserError(
+                    "expected greys, found indices of a palette; save it as 8-bit grey (mode L)"
+                )
+            return np.asarray(image)
+        plane, largest = _single_channel(image)
+    if grey:
+        return np.round(plane * (255 / largest)).astype(np.uint8)
+    if plane.max(initial=0) > IGNORE:
+        raise UserError(f"expected class indices up to 255, found {plane.max()}")
+    return plane.astype(np.uint8)
 
 
 def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
-    """Decodes an indexed or grey 8-bit PNG to class indices, uint8 [H, W].
+    """Decodes a PNG to class indices, uint8 [H, W].
 
-    Programs that compress pictures (pngquant, ImageMagick, GIMP) keep the colours of an indexed PNG
-    and number them anew. So where all colours of the palette are VOC's, but at other indices, the
-    colours are meant.
+    It is grey or indexed, or in VOC's colours. Programs that compress pictures (pngquant,
+    ImageMagick, GIMP) keep the colours of an indexed PNG and number them anew. So where all colours
+    of the palette are VOC's, but at other indices, the colours are meant.
 
     Args:
       data: the file's content.
@@ -102,10 +111,12 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
     Raises:
       UserError: it is anything else.
     """
-    with _opened_plane(data) as image:
+    with _opened(data) as image:
         plane = np.asarray(image)
-        if image.mode == "L":
-            return plane
+        if _is_coloured(image, plane):
+            return _labels_of_colours(plane, num_labels)
+        if image.mode != "P":
+            return decode_plane(data)
         used = np.unique(plane)
         own = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     meant = [_voc_colours().get(bytes(colour)) for colour in own]
@@ -119,19 +130,52 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
     return translation[plane]
 
 
+def _is_coloured(image: Image.Image, pixels: np.ndarray) -> bool:
+    return image.mode in ("RGB", "RGBA") and (pixels[..., :1] != pixels[..., :3]).any()
+
+
+def _labels_of_colours(pixels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Returns the labels that the colours [H, W, 3 or 4] of a mask stand for by VOC's palette."""
+    coded = pixels[..., :3].astype(np.int32) @ [65536, 256, 1]
+    colours, positions = np.unique(coded, return_inverse=True)
+    known = {int.from_bytes(c, "big"): k for c, k in _voc_colours().items()}
+    labels = [known.get(int(colour), num_labels) for colour in colours]
+    for colour, label in zip(colours.tolist(), labels, strict=True):
+        if num_labels <= label != IGNORE:
+            red, green, blue = colour.to_bytes(3, "big")
+            raise UserError(
+                f"it is in colours, and ({red}, {green}, {blue}) is not that of any of the "
+                f"{num_labels} labels in VOC's palette; write class indices instead (mode L or P)"
+            )
+    return np.array(labels, np.uint8)[positions].reshape(coded.shape)
+
+
 @functools.cache
 def _voc_colours() -> dict[bytes, int]:
     return {bytes(colour): index for index, colour in enumerate(palette())}
 
 
+def _single_channel(image: Image.Image) -> tuple[np.ndarray, int]:
+    """Returns the values [H, W] of a picture in another mode than L or P, and that of white."""
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8), 1
+    if image.mode.startswith("I"):
+        return np.asarray(image), 65535
+    pixels = np.asarray(image)
+    if image.mode in ("RGB", "RGBA", "LA"):
+        bands = pixels if image.mode == "RGB" else pixels[..., :-1]
+        if (bands == bands[..., :1]).all():
+            return bands[..., 0], 255
+    raise UserError(
+        "expected a grey or indexed PNG (mode L or P), found "
+        + ("colours" if image.mode.startswith("RGB") else f"mode {image.mode}")
+    )
+
+
 @contextlib.contextmanager
-def _opened_plane(data: bytes) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("L", "P"):
-                raise UserError(
-                    f"expected an 8-bit grey or indexed PNG (mode L or P), found mode {image.mode}"
-                )
             yield image
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable PNG ({error})") from error

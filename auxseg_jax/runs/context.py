@@ -52,8 +52,12 @@ class Context:
         build.check_batch_sizes(config, self.mesh)
         self.data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
         train = self.data.train_split
-        if config.supervision == "masks" and not self.data.has_masks(train):
-            raise UserError(f"supervision=masks: the split {train!r} has no pixel labels")
+        if config.supervision == "masks":
+            absent = len(self.data.photos(train)) - self.data.num_masks(train)
+            if absent:
+                raise UserError(
+                    f"supervision=masks: {absent} photos of the split {train!r} have no pixel labels"
+                )
         self.network = build.network(config, self.data.num_classes)
 
     def try_out(self) -> None:
