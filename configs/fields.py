@@ -9,6 +9,7 @@ from auxseg_jax.config.field import (
     ABOVE_0,
     BELOW_1,
     FRACTION,
+    MEGAPIXELS,
     NOT_NEGATIVE,
     PATTERNS,
     SCALE_RANGE,
@@ -114,7 +115,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "Photos of more megapixels are scaled down to so many when data are prepared, with "
             "their maps and masks, and when files are segmented; 0: never, but files of more than "
             "4, or of more than 65,536 cells of features, are segmented at that size.",
-            NOT_NEGATIVE,
+            MEGAPIXELS,
         ),
         "strict": Field(
             True,

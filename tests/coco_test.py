@@ -47,7 +47,10 @@ def test_annotations_are_parsed_where_a_file_has_changed_alone(coco, tmp_path, m
     assert len(parsed) == 2  # One a split, although lists, check and build ask for them.
     again = prepare_files("coco2014_wsss", coco, tmp_path)
     assert len(parsed) == 2 and again == first
-    for changed in ("Saliency/COCO_train2014_000000000009.png", "annotations/instances_val2014.json"):
+    for changed in (
+        "Saliency/COCO_train2014_000000000009.png",
+        "annotations/instances_val2014.json",
+    ):
         path, before = coco / changed, len(parsed)
         path.write_bytes(path.read_bytes())
         assert prepare_files("coco2014_wsss", coco, tmp_path).digest == first.digest

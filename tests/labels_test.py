@@ -10,7 +10,7 @@ import pytest
 from conftest import REPOSITORY
 from PIL import Image
 
-from auxseg_jax.data import dataset, label_tables
+from auxseg_jax.data import dataset, folder_layout, label_tables
 from auxseg_jax.errors import collect
 
 NAMES = {"a1": ["cat"], "a2": ["dog", "traffic light"], "a3": []}
@@ -47,12 +47,34 @@ def test_labels_are_read_as_they_were_written(tmp_path, ending):
     assert read(tmp_path / f"labels.{ending}") == NAMES
 
 
-def test_a_blank_in_a_name_does_not_go_into_a_text_file(tmp_path):
-    with pytest.raises(ValueError, match="'traffic light'"):
-        label_tables.write(tmp_path / "image_labels.txt", NAMES)
-    words = {**NAMES, "a2": ["dog"]}
-    label_tables.write(tmp_path / "image_labels.txt", words)
-    assert read(tmp_path / "image_labels.txt") == words
+def test_a_text_file_parts_names_by_tabs_where_a_name_has_blanks(tmp_path):
+    path = tmp_path / "image_labels.txt"
+    spaced = {"WhatsApp Image 3": ["dog"], "shot\u202f1": []}
+    for labels in (NAMES, {**NAMES, "a2": ["dog"]}, spaced):
+        label_tables.write(path, labels)
+        assert read(path) == labels
+        assert ("\t" in path.read_text()) == (labels != {**NAMES, "a2": ["dog"]})
+
+
+def test_photos_and_classes_with_blanks_become_a_data_set(tmp_path):
+    (tmp_path / "JPEGImages").mkdir()
+    names = [f"IMG {k}  (1)" for k in range(6)]
+    for name in names:
+        Image.new("RGB", (30, 20)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+    labels = {name: ("table", ["traffic light"] * (k % 2)) for k, name in enumerate(names)}
+    folder_layout.lay_out(tmp_path, labels, None, 0.34)
+    folder_layout.lay_out(tmp_path, labels, None, 0.34, force=True)  # It reads its own lists.
+    data = dataset.prepare(
+        builder="voc_folder",
+        train_split="train",
+        val_split="val",
+        cache_dir=str(tmp_path / "cache"),
+        root=str(tmp_path),
+        labels="image_labels.txt",
+        saliency="none",
+    )
+    assert data.classes == ("background", "traffic light")
+    assert sorted(data.ids("train") + data.ids("val")) == names
 
 
 @pytest.mark.parametrize(

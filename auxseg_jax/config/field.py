@@ -54,6 +54,9 @@ NOT_NEGATIVE = Range("must not be below 0, and finite", lambda value: 0 <= value
 FRACTION = Range("must be between 0 and 1", lambda value: 0 <= value <= 1)
 BELOW_1 = Range("must be at least 0 and below 1", lambda value: 0 <= value < 1)
 SHARE = Range("must be above 0 and at most 1", lambda value: 0 < value <= 1)
+MEGAPIXELS = Range(
+    "must be 0, or from 0.001 on, and finite", lambda value: value == 0 or 0.001 <= value < math.inf
+)
 PATTERNS = Range("needs regular expressions", lambda value: all(map(_is_pattern, value)))
 SIZES = Range(
     "needs pairs (height, width) above 0",

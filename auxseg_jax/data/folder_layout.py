@@ -60,12 +60,6 @@ def lay_out(
             every = {label for value in named.values() for label in value}
             classes = ["background", *sorted(every)]
         listing.check_classes(classes, "classes")
-        for name in classes:
-            if len(name.split()) > 1:
-                fault(
-                    f"the class {name!r} has a blank in it, "
-                    "and image_labels.txt parts names by blanks"
-                )
         ids = sorted(set(named) & photos)
         if not 0 < val_share < 1 or len(ids) < 2:
             fault(
@@ -77,7 +71,7 @@ def lay_out(
         chosen = stratify({name: named[name] for name in ids}, val_share, seed)
     lists = {
         "classes.txt": list(classes),
-        "image_labels.txt": [" ".join([name, *named[name]]) for name in ids],
+        "image_labels.txt": label_tables.text_lines({name: named[name] for name in ids}),
         "ImageSets/Segmentation/train.txt": [name for name in ids if name not in chosen],
         "ImageSets/Segmentation/val.txt": [name for name in ids if name in chosen],
     }
@@ -167,7 +161,7 @@ def _kept_split(root: epath.Path, ids: Sequence[str]) -> set[str] | None:
     splits = [root / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("train", "val")]
     if not all(path.exists() for path in splits):
         return None
-    train, val = (set(storage.read_text(path).split()) for path in splits)
+    train, val = (set(storage.read_text(path).splitlines()) for path in splits)
     return val if train | val == set(ids) and not train & val else None
 
 

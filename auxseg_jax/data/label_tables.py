@@ -1,6 +1,7 @@
 """Image-level labels, read from every form they come in, and written.
 
-image_labels.txt     "<id> <class> <class> ..." a line; an id alone has no class
+image_labels.txt     "<id> <class> <class> ..." a line; an id alone has no class. Parted by tabs if
+                     there is one in the file, else by blanks
 NAME.csv, NAME.tsv   a header, then "id,classes" with classes parted by ";" or "|", in one row or
                      several; or a column of 0/1 for each class; see `data.label_csv`
 NAME.json            {"<id>": ["<class>", ...]}, or an annotation file of COCO (instances_*.json)
@@ -59,9 +60,7 @@ def read(path: epath.PathLike) -> Labels:
                 "no ending; rename one of the files"
             )
         elif not photo_names.is_id(photo):
-            fault(
-                f"{entry[0]}: {name!r} is not an id (a plain file name without folder and blanks)"
-            )
+            fault(f"{entry[0]}: {name!r} is not an id (a plain file name without folder)")
         else:
             labels[photo], spelled[photo] = entry, name
     if not written:
@@ -143,7 +142,7 @@ def write(path: epath.PathLike, labels: Mapping[str, Sequence[str]]) -> None:
     """Writes {id: names of classes} as .txt, .csv or .json.
 
     Raises:
-      UserError: another ending; or, in .txt, a class with a blank in its name.
+      UserError: another ending; or, in .csv, a class that holds what parts classes there.
     """
     path = epath.Path(path)
     if path.suffix == ".json":
@@ -159,21 +158,26 @@ def write(path: epath.PathLike, labels: Mapping[str, Sequence[str]]) -> None:
         csv.writer(buffer, lineterminator="\n").writerows([("id", "classes"), *rows])
         text = buffer.getvalue()
     elif path.suffix == ".txt":
-        every = {label for value in labels.values() for label in value}
-        blank = sorted(label for label in every if len(label.split()) != 1)
-        if blank:
-            names = ", ".join(map(repr, blank))
-            raise UserError(f"a class in image_labels.txt is one word; these are not: {names}")
-        text = "".join(" ".join([name, *value]) + "\n" for name, value in labels.items())
+        text = "".join(f"{line}\n" for line in text_lines(labels))
     else:
         raise UserError(f"{path} is no folder, and no file .txt, .csv or .json to write labels to")
     storage.write_bytes(path, text.encode())
 
 
+def text_lines(labels: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the lines of image_labels.txt."""
+    rows = [[name, *value] for name, value in labels.items()]
+    words = {word for row in rows for word in row}
+    has_blanks = any(len(word.split()) > 1 for word in words)
+    return [("\t" if has_blanks else " ").join(row) for row in rows]
+
+
 def _read_txt(path: epath.Path) -> Labels:
     labels: Labels = {}
-    for number, line in listing.read_lines(path):
-        name, *present = line.split()
+    lines = listing.read_lines(path)
+    has_tabs = any("\t" in line for _, line in lines)
+    for number, line in lines:
+        name, *present = line.split("\t") if has_tabs else line.split()
         where = f"{path.name} line {number}"
         if name in labels:
             fault(f"{where}: {name} has a line already")

@@ -145,7 +145,7 @@ def check_classes(classes: Sequence[str], where: str) -> None:
         count = max(len(classes) - 1, 0)
         fault(f"{where}: needs 'background' and 1 to 254 classes beside it, found {count}")
     for name in classes:
-        if not name.strip() or "/" in name or "\\" in name:
+        if not photo_names.is_one_field(name) or "/" in name or "\\" in name:
             fault(f"{where}: {name!r} cannot be a part of a file's name")
     for name in sorted({name for name in classes if classes.count(name) > 1}):
         fault(f"{where}: {name!r} stands there twice")

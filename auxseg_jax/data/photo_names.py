@@ -25,11 +25,16 @@ def photo_id(name: str) -> str:
 
 
 def is_id(name: str) -> bool:
-    """Returns whether `name` is a plain file name in UTF-8, without folder and blanks."""
+    """Returns whether `name` is a plain file name in UTF-8, without folder; blanks may part it."""
     if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's sign of other bytes.
         return False
     in_folder = "/" in name or "\\" in name or name in ("", ".", "..")
-    return not in_folder and len(name.split()) == 1
+    return not in_folder and is_one_field(name)
+
+
+def is_one_field(name: str) -> bool:
+    """Returns whether a line of a list, parted by tabs, can hold `name`."""
+    return name.strip() == name and "\t" not in name and len(name.splitlines()) == 1
 
 
 def by_stem(paths: Iterable[epath.PathLike]) -> dict[str, epath.Path]:

@@ -143,7 +143,7 @@ PLANES: dict[str, Plane] = {
     for plane in (
         Plane(
             "saliency",
-            "Folders of saliency maps under `data.root`, separated by commas; several are "
+            "Folders of saliency maps, relative to `data.root`, separated by commas; several are "
             "averaged. `none`: the largest CAM of the photo's classes stands for saliency.",
             given=True,
             learned=True,

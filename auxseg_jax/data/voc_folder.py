@@ -121,10 +121,4 @@ def read_classes(path: epath.Path) -> tuple[str, ...]:
         fault(f"classes.txt: the first line must be 'background', found {names[0]!r}")
     if path.exists():
         listing.check_classes(names, "classes.txt")
-    for name in names:
-        if " " in name:
-            fault(
-                f"classes.txt: {name!r} has a space in it, "
-                "which image_labels.txt takes for the end of a name"
-            )
     return names

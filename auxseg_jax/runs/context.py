@@ -38,12 +38,15 @@ class Context:
       data: the prepared data set.
       network: the network.
       writer: where metrics go.
+      observe_steps: is told (phase, start, share) of the first steps of training, see
+        `forecast.Forecast.observe`.
 
     Raises:
       UserError: the mesh, the batches or the data set cannot be used.
     """
 
     writer: Writer
+    observe_steps: Callable[..., None]
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: Workdir):
         self.config, self.workdir = config, workdir
@@ -56,7 +59,7 @@ class Context:
             absent = len(self.data.photos(train)) - self.data.num_masks(train)
             if absent:
                 raise UserError(
-                    f"supervision=masks: {absent} photos of the split {train!r} have no pixel labels"
+                    f"supervision=masks: {absent} photos of split {train!r} have no pixel labels"
                 )
         self.network = build.network(config, self.data.num_classes)
 

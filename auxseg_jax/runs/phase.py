@@ -20,6 +20,7 @@ class Phase:
       scores: the record of its figures, if it has any.
       report: report(results, stage, score) puts them into the results.
       stage: number of the stage it belongs to; None before the first.
+      effort: effort(context) is what it computes, see `runs.forecast`; None: next to nothing.
     """
 
     name: str
@@ -30,3 +31,4 @@ class Phase:
     scores: type | None = None
     report: Callable[[Results, Any, Any], None] | None = None
     stage: int | None = None
+    effort: Callable[[Any], float] | None = None

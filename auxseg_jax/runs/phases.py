@@ -10,6 +10,7 @@ import ml_collections
 from auxseg_jax.evaluation import scores
 from auxseg_jax.report.results import Results
 from auxseg_jax.runs import review, work
+from auxseg_jax.runs.forecast import passing, training
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.workdir import CAM, CLASSIFIER, CLASSIFIER_CAM, REVIEW, stage_name
 
@@ -42,7 +43,10 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
     sources = {}
     if weak and config.label_update.classifier_weight:
         needs, writes = {"weights": CLASSIFIER}, ("<id>.npy", "options.json")
-        phases.append(Phase(CLASSIFIER_CAM, work.keep_classifier_cams, needs, writes))
+        effort = passing(TRAIN, "label_update")
+        phases.append(
+            Phase(CLASSIFIER_CAM, work.keep_classifier_cams, needs, writes, effort=effort)
+        )
         sources = {"cams": CLASSIFIER_CAM}
     for index in range(config.stages.count):
         name, learned = stage_name(index), labels
@@ -54,13 +58,17 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
                 needs=before | {"labels": labels},
                 writes=("checkpoints", "params"),
                 stage=index,
+                effort=training("stages"),
             )
         )
         phases += _validate(name, index, VAL in scored)
         if weak:
             labels = f"{name}/pseudo"
             needs, writes = {"weights": name, **sources}, ("segmentation", "saliency")
-            phases.append(Phase(labels, work.update_labels, needs, writes, stage=index))
+            effort = passing(TRAIN, "label_update", crf=True)
+            phases.append(
+                Phase(labels, work.update_labels, needs, writes, stage=index, effort=effort)
+            )
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
     if weak and VAL not in scored:
@@ -87,6 +95,7 @@ def _classifier() -> Phase:
         writes=("checkpoints", "params"),
         scores=scores.ClassifierScore,
         report=Results.set_classifier,
+        effort=training("classifier"),
     )
 
 
@@ -94,7 +103,8 @@ def _initial_labels(weak: bool) -> Phase:
     if weak:
         planes = ("segmentation", "saliency", "cam_class", "cam_score")
         writes = tuple(f"pseudo/{plane}" for plane in planes)
-        return Phase(CAM, work.make_initial_labels, {"weights": CLASSIFIER}, writes)
+        needs, effort = {"weights": CLASSIFIER}, passing(TRAIN, "cam")
+        return Phase(CAM, work.make_initial_labels, needs, writes, effort=effort)
     writes = ("pseudo/segmentation", "pseudo/saliency")
     return Phase(CAM, work.take_labels_from_masks, writes=writes, masks=TRAIN)
 
@@ -115,7 +125,8 @@ def _validate(stage: str, index: int, is_scored: bool) -> list[Phase]:
     """Returns the phases that predict the validation split, and score it if it has masks."""
     val, post = f"{stage}/val", f"{stage}/post"
     weights = {"weights": stage}
-    phases = [Phase(val, work.predict_val, weights, ("<id>.png", "saliency"), stage=index)]
+    writes, effort = ("<id>.png", "saliency"), passing(VAL, "predict")
+    phases = [Phase(val, work.predict_val, weights, writes, stage=index, effort=effort)]
     if not is_scored:
         return phases
 
@@ -133,7 +144,14 @@ def _validate(stage: str, index: int, is_scored: bool) -> list[Phase]:
     return [
         *phases,
         score(f"{stage}/score", val, Results.add_stage),
-        Phase(post, work.postprocess_val, weights, ("<id>.png",), stage=index),
+        Phase(
+            post,
+            work.postprocess_val,
+            weights,
+            ("<id>.png",),
+            stage=index,
+            effort=passing(VAL, "post", crf=True),
+        ),
         score(f"{stage}/post_score", post, Results.set_post),
     ]
 

@@ -174,6 +174,11 @@ def _check_output(paths: Sequence[epath.Path], folder: epath.Path, overwrite: bo
             f"{folder} holds the photos, and masks would lie among them; "
             "choose another output folder"
         )
+    if (folder / "JPEGImages").is_dir():
+        raise UserError(
+            f"{folder} is the folder of a data set, and masks would lie among its lists; "
+            f"choose another output folder, as {folder / 'masks'}"
+        )
     if overwrite or not folder.exists():
         return
     ours = _written_before(folder)

@@ -4,6 +4,7 @@ Every phase has a folder and leaves DONE.json there, last. A run goes on at the 
 one, and inside it at the last checkpoint.
 """
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import first_line, say
 from auxseg_jax.report import manifest
 from auxseg_jax.report.results import Results
+from auxseg_jax.runs import forecast
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
@@ -103,22 +105,38 @@ def _run_phases(context: Context) -> Results:
     results = Results(fully_supervised=config.supervision == "masks")
     finished: list[str] = []
     phases = plan_of(context)
+    times = forecast.make(context, phases)
+    context.observe_steps = functools.partial(_observe, times)
     for number, phase in enumerate(phases, 1):
         if not hosts.agreed(workdir.done(phase.name).exists()):
             if finished:
                 say(f"{workdir} goes on; there already: {', '.join(finished)}")
                 finished.clear()
-            spent = sum(results.seconds.values()) / 60
-            say(f"phase {number} of {len(phases)}: {phase.name} ({spent:.1f} minutes so far)")
+            spent = f"{sum(results.seconds.values()) / 60:.1f} minutes so far"
+            left = f", {_minutes(times.left())} left" if times.is_known else ""
+            say(f"phase {number} of {len(phases)}: {phase.name} ({spent}{left})")
             _run_phase(context, phase)
         elif not results.seconds or finished:
             finished.append(phase.name)
         record = storage.read_json(workdir.done(phase.name))
         results.seconds[phase.name] = record["seconds"]
+        times.finish(phase, record["seconds"])
         _add_figures(results, phase, record["result"])
     results.config = manifest.plain(config)
     results.manifest = storage.read_json(workdir.manifest)
     return results
+
+
+def _observe(times: forecast.Forecast, phase: Phase, start: float, share: float) -> None:
+    """Says after the first steps of a run how long all of it will take."""
+    is_news = not times.is_known
+    times.observe(phase, start, share)
+    if is_news:
+        say(f"by its first steps this run will take {_minutes(times.left())}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} minutes" if seconds >= 90 else "a minute or so"
 
 
 def _run_phase(context: Context, phase: Phase) -> None:

@@ -17,7 +17,7 @@ from auxseg_jax.files import file_sets, storage
 from auxseg_jax.inference import classification, output, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
 from auxseg_jax.report import manifest
-from auxseg_jax.runs import build
+from auxseg_jax.runs import build, forecast
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.training import checkpoint, loop, step
@@ -84,6 +84,8 @@ def _fit(
     photos = context.data.photos(context.data.train_split)
     source = build.train_source(config, section, photos, labels, mesh, seed)
     batches = functools.partial(loader.train_batches, source, build.read_options(config))
+    observe = functools.partial(context.observe_steps, phase)
+    batches = forecast.timed(batches, context.steps(section), observe)
     state = step.create_state(params, transform, seed, mesh)
     schedule = loop.Schedule(
         name=phase.name,
