@@ -249,7 +249,15 @@ SECTIONS: dict[str, dict[str, Field]] = {
         "frozen": Field((), "Patterns of the parameters that do not train.", PATTERNS),
     },
     "classifier": _phase(15),
-    "stages": {"count": Field(5, "Number of stages.", between(1, 100)), **_phase(10)},
+    "stages": {
+        "count": Field(5, "Number of stages.", between(1, 100)),
+        "update_labels": Field(
+            True,
+            "Whether a stage updates the labels for the next. Without it all stages learn the "
+            "initial labels: the baseline of training longer.",
+        ),
+        **_phase(10),
+    },
     "log": {
         "log_every": Field(20, "Steps between two lines of metrics.", ABOVE_0, free=True),
         "checkpoint_every": Field(200, "Steps between two checkpoints.", ABOVE_0, free=True),

@@ -19,12 +19,12 @@ def _score(context, phase):
 
 
 PHASES = [
-    Phase("first", _train),
-    Phase("labels", _update),
-    Phase("score", _score),
-    Phase("second", _train),
-    Phase("labels again", _update),
-    Phase("score again", _score),
+    Phase("first", _train, ()),
+    Phase("labels", _update, ()),
+    Phase("score", _score, ()),
+    Phase("second", _train, ()),
+    Phase("labels again", _update, ()),
+    Phase("score again", _score, ()),
 ]
 EFFORT = {"first": 20.0, "labels": 5.0, "second": 40.0, "labels again": 5.0}
 

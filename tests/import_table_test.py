@@ -24,19 +24,20 @@ ALLOWED = {
     "inference": LEAVES | {"devices", "data", "models"},
     "pseudo": LEAVES | {"models", "inference"},
     "evaluation": LEAVES | {"devices", "data"},
-    "report": {"data", "evaluation"},
+    "report": LEAVES | {"data", "evaluation"},
     "configs": {"config", "data", "models"},
     "config": {"errors", "configs", "models"},
     "runs": LEAVES
     | {"config", "devices", "data", "models", "weights", "training", "inference", "pseudo"}
     | {"evaluation", "report"},
+    "studies": LEAVES | {"data", "devices", "evaluation", "report", "runs"},
     "analysis": LEAVES
     | {"config", "configs", "devices", "data", "models", "weights", "training", "inference"}
     | {"pseudo", "runs"},
     "api": {"config", "data", "errors", "evaluation", "report", "runs"},
     "cli": LEAVES
     | {"__init__", "api", "config", "devices", "data", "inference", "weights", "evaluation"}
-    | {"report", "runs", "analysis"},
+    | {"report", "runs", "studies", "analysis"},
 }
 PACKAGE = REPOSITORY / "auxseg_jax"
 FILES = sorted(PACKAGE.rglob("*.py")) + sorted((PACKAGE / "configs").glob("*.py"))

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("train", "run the whole method, or go on with it (the default)"),
     "predict": ("predict", "segment photos with a trained network"),
     "evaluate": ("evaluate", "score a folder of label maps or CAMs by masks"),
+    "study": ("study", "compare rows of fields over seeds, with intervals"),
     "prepare": ("prepare", "check and prepare a data set, and say what it holds"),
     "labels": ("labels", "read image-level labels, and lay out a folder of photos"),
     "saliency": ("saliency", "make saliency maps of photos"),

@@ -121,6 +121,11 @@ def write_json(path: epath.PathLike, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
+def json_like(value: Any) -> Any:
+    """Returns `value` as JSON would give it back: tuples are lists, keys are text."""
+    return json.loads(json.dumps(value))
+
+
 def read_json(path: epath.PathLike) -> Any:
     """Reads a JSON file.
 

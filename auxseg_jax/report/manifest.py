@@ -1,7 +1,6 @@
 """What a run was made of: versions, devices, revision, data."""
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 from typing import Any
@@ -11,6 +10,7 @@ import ml_collections
 from etils import epath
 
 from auxseg_jax.data.dataset import Dataset
+from auxseg_jax.files import storage
 
 _PACKAGES = (
     "jax",
@@ -29,7 +29,7 @@ _PACKAGES = (
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON would give it back (tuples are lists)."""
-    return json.loads(json.dumps(config.to_dict()))
+    return storage.json_like(config.to_dict())
 
 
 def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:

@@ -15,6 +15,8 @@ class Phase:
       name: its name, and its folder in the workdir.
       work: work(context, phase) does it, and returns its figures or None.
       needs: {what for: phase whose files it reads}.
+      depends: sections and fields of the config that change what it leaves, beside those of the
+        phases that it needs. By them runs share phases, see `runs.sharing`.
       writes: what it leaves in its folder, beside DONE.json.
       masks: the split whose pixel labels it reads, "train" or "val"; empty: none.
       scores: the record of its figures, if it has any.
@@ -25,6 +27,7 @@ class Phase:
 
     name: str
     work: Callable[[Any, "Phase"], Any]
+    depends: tuple[str, ...]
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     writes: tuple[str, ...] = ()
     masks: str = ""

@@ -92,9 +92,8 @@ def every_phase(config: ml_collections.ConfigDict) -> list[Phase]:
     return plan(config, (TRAIN, VAL))
 
 
-def plan_of(context: Context) -> list[Phase]:
+def plan_of(config: ml_collections.ConfigDict, data: dataset.Dataset) -> list[Phase]:
     """Returns the phases of a run: those of `every_phase` that its data allow."""
-    config, data = context.config, context.data
     splits = {TRAIN: data.train_split, VAL: data.val_split}
     scored = [role for role, split in splits.items() if data.has_masks(split)]
     return plan(config, scored)
@@ -104,7 +103,7 @@ def _run_phases(context: Context) -> Results:
     config, workdir = context.config, context.workdir
     results = Results(fully_supervised=config.supervision == "masks")
     finished: list[str] = []
-    phases = plan_of(context)
+    phases = plan_of(config, context.data)
     times = forecast.make(context, phases)
     context.observe_steps = functools.partial(_observe, times)
     for number, phase in enumerate(phases, 1):

@@ -168,7 +168,7 @@ class Workdir:
         """
         if not self.config.exists():
             names = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
-            names -= {phase.partition("/")[0] for phase in phases}
+            names -= {phase.partition("/")[0] for phase in phases} | {self.metrics.name}
             if others := sorted(name for name in names if not re.fullmatch(_UNFINISHED, name)):
                 raise UserError(
                     f"{self.path} holds {others[0]} but no config.json, so it is no workdir; "

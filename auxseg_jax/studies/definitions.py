@@ -1,0 +1,139 @@
+"""Studies: what is compared, as rows of fields that differ."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import storage
+
+_Fields = Mapping[str, Any]
+
+_NONE: _Fields = {
+    "affinity.pairwise": False,
+    "affinity.unary": False,
+    "affinity.refine": "none",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Rows to compare; the first is what the others are compared with.
+
+    Attributes:
+      title: what is asked, in a sentence.
+      rows: {name: {field: value}}; the field "words" holds words for the config's name.
+    """
+
+    title: str
+    rows: Mapping[str, _Fields]
+
+
+STUDIES: dict[str, Study] = {
+    "affinity": Study(
+        "Do learned affinities help, and which? The papers' ablation of affinities.",
+        {
+            "none": _NONE,
+            "own": {
+                "affinity.unary": False,
+                "affinity.cross_task": False,
+                "affinity.refine": "seg",
+            },
+            "cross_seg": {"affinity.unary": False, "affinity.refine": "seg"},
+            "pairwise": {"affinity.unary": False},
+            "unary": {"affinity.pairwise": False},
+            "dual": {},
+        },
+    ),
+    "dual": Study(
+        "Does dual affinity help? The short form of `affinity`.",
+        {"none": _NONE, "pairwise": {"affinity.unary": False}, "dual": {}},
+    ),
+    "tasks": Study(
+        "Does the saliency task help, and do affinities across the tasks?",
+        {"cls": {"tasks.sal": False, **_NONE}, "cls_sal": _NONE, "cls_sal_affinity": {}},
+    ),
+    "stages": Study(
+        "How many stages?", {str(count): {"stages.count": count} for count in (1, 2, 3, 4)}
+    ),
+    "update": Study(
+        "Does the update of the labels help, or is it that the network trains for longer?",
+        {"initial": {"stages.update_labels": False}, "updated": {}},
+    ),
+    "saliency": Study(
+        "What do saliency maps bring?", {"none": {"data.saliency": "none"}, "given": {}}
+    ),
+    "walk": Study(
+        "How far should a CAM walk?",
+        {
+            "none": {"walk.steps": 0},
+            "default": {},
+            "steps_2": {"walk.steps": 2},
+            "steps_4": {"walk.steps": 4},
+            "beta_2": {"walk.beta": 2.0},
+            "beta_4": {"walk.beta": 4.0},
+            "no_restart": {"walk.restart": 0.0},
+        },
+    ),
+    "presets": Study(
+        "Which preset?",
+        {"plus": {}, "paper": {"words": "paper"}, "official": {"words": "official"}},
+    ),
+    "backbones": Study(
+        "Which backbone? Those past the first start from files of weights.",
+        {name: {"words": name} for name in ("efficientnet_lite0", "resnet50", "resnet38")},
+    ),
+}
+"""The studies that come with the package; see docs/studies.md."""
+
+
+def find(name: str) -> Study:
+    """Returns a study that comes with the package, or that of a JSON file.
+
+    Args:
+      name: its name, or a file {"title": ..., "rows": {name: {field: value}}}.
+
+    Raises:
+      UserError: there is none, or the file is of another form.
+    """
+    if name in STUDIES:
+        return STUDIES[name]
+    path = epath.Path(name).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"--study={name}: there is no such file, and no such study; there are "
+            f"{', '.join(STUDIES)}"
+        )
+    content = storage.read_json(path)
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not isinstance(rows, dict) or not rows or not all(map(_is_row, rows.values())):
+        raise UserError(
+            f'{path}: expected {{"title": "...", "rows": {{"name": {{"field": value}}}}}}'
+        )
+    if bad := [row for row in rows if not re.fullmatch(r"[\w.+-]+", row)]:
+        raise UserError(f"{path}: the row {bad[0]!r} names a folder; use letters, digits and _")
+    return Study(str(content.get("title", path.stem)), rows)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def flags(config: str, overrides: Sequence[str], fields: _Fields, seed: int) -> list[str]:
+    """Returns the flags that give a row's config.
+
+    Args:
+      config: name of the config, perhaps with words.
+      overrides: flags of all rows.
+      fields: the row.
+      seed: the seed.
+    """
+    name, colon, words = config.partition(":")
+    if "words" in fields:
+        words, colon = ",".join(filter(None, (words, fields["words"]))), ":"
+    values = {key: value for key, value in fields.items() if key != "words"} | {"seed": seed}
+    own = [f"--config.{key}={value}" for key, value in values.items()]
+    return [f"--config={name}{colon}{words}", *overrides, *own]
