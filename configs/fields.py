@@ -320,6 +320,15 @@ SECTIONS: dict[str, dict[str, Field]] = {
     "crf.segmentation": _crf(10, gaussian=(4.0, 3.0), bilateral=(83.0, 5.0, 3.0)),
     "post": _views((0.5, 1.0, 1.5), True, "a post-processed segmentation"),
     "predict": _views((1.0,), False, "a segmentation"),
+    "report": {
+        "photos": Field(
+            6,
+            "Training photos of which a stage keeps each step (CAM, walk, affinity, certainty) for "
+            "report.html; 0: none. It takes the time of a few photos, and of a compilation.",
+            NOT_NEGATIVE,
+            free=True,
+        ),
+    },
     "eval": {
         "batch_size": Field(8, "Whole photos a batch, at most.", ABOVE_0),
         "megapixels": Field(

@@ -33,7 +33,7 @@ def test_coco(coco, tmp_path):
     expected = np.zeros((24, 32), np.uint8)
     expected[5:20, 10:30] = 1
     expected[3:15, 3:20] = 2
-    found = dict(data.masks("train"))
+    found = dict(data.masks("train", "score"))
     np.testing.assert_array_equal(found["COCO_train2014_000000000009"], expected)
     assert len(found) == 3 and not found["COCO_train2014_000000000030"].any()
 
@@ -151,7 +151,7 @@ def test_real_coco_photos_are_painted_as_others_paint_them(coco_mini, tmp_path):
             (coco_mini / "annotations" / f"instances_{split}2014.json").read_text()
         )
         index = {key: k for k, key in enumerate(sorted(c["id"] for c in content["categories"]), 1)}
-        painted = dict(data.masks(split))
+        painted = dict(data.masks(split, "score"))
         vectors = {e["id"].decode(): e["labels"] for e in data.photos(split)}
         assert len(painted) == len(vectors) == count
         agree = total = 0

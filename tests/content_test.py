@@ -205,7 +205,7 @@ def test_large_photos_are_scaled_down_with_their_maps(folder):
     data = prepare(folder, megapixels=0.0004)
     assert data.sizes("train") == [(20, 20)] * 6
     for split in ("train", "val"):
-        masks = dict(data.masks(split))
+        masks = dict(data.masks(split, "score"))
         for example in data.photos(split):
             mask = masks[example["id"].decode()]
             saliency = images.decode_plane(example["saliency"])
@@ -243,7 +243,7 @@ def test_predictions_of_0_and_255(folder):
     from auxseg_jax.evaluation import score
 
     data = prepare(folder)
-    masks = dict(data.masks("val"))
+    masks = dict(data.masks("val", "score"))
     for name, mask in masks.items():
         images.write_label_png(folder / f"out/{name}.png", (mask > 0).astype(np.uint8) * 255)
     with pytest.raises(UserError, match="hold 0 and 255 alone"):

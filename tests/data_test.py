@@ -109,7 +109,7 @@ def test_voc_folder_round_trip(folder, tmp_path):
         images.read_plane(folder / "Saliency" / "a1.png"),
     )
     assert tuple(examples["a2"]["size"]) == (20, 30)
-    masks = dict(data.masks("val"))
+    masks = dict(data.masks("val", "score"))
     np.testing.assert_array_equal(
         masks["b2"], images.read_plane(folder / "SegmentationClass" / "b2.png")
     )
@@ -120,7 +120,7 @@ def test_the_training_reader_has_no_masks(folder, tmp_path):
     assert set(data.photos("val")[0]) == {"id", "image", "labels", "saliency", "size"}
     assert not data.has_masks("train")
     with pytest.raises(ValueError, match="split 'train' of voc_folder has no pixel labels"):
-        next(data.masks("train"))
+        next(data.masks("train", "score"))
 
 
 def test_masks_of_some_photos_of_a_split(folder, tmp_path):
@@ -258,7 +258,9 @@ def test_shapes_are_a_function_of_the_seed(tmp_path):
     assert [e["image"] for e in one.photos("train")] == [e["image"] for e in again.photos("train")]
     assert one.photos("train")[0]["image"] != two.photos("train")[0]["image"]
     for example, (name, mask) in zip(
-        sorted(one.photos("train"), key=lambda e: e["id"]), sorted(one.masks("train")), strict=True
+        sorted(one.photos("train"), key=lambda e: e["id"]),
+        sorted(one.masks("train", "score")),
+        strict=True,
     ):
         assert example["id"].decode() == name
         present = np.flatnonzero(example["labels"]) + 1

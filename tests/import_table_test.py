@@ -26,7 +26,7 @@ ALLOWED = {
     "evaluation": LEAVES | {"devices", "data"},
     "report": LEAVES | {"data", "evaluation"},
     "configs": {"config", "data", "models"},
-    "config": {"errors", "configs", "models"},
+    "config": {"errors", "configs", "models", "trees"},
     "runs": LEAVES
     | {"config", "devices", "data", "models", "weights", "training", "inference", "pseudo"}
     | {"evaluation", "report"},

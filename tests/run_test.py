@@ -273,7 +273,7 @@ def test_the_sweep_of_the_cams_and_the_networks_own_saliency(finished):
     workdir, results, config = finished
     data = dataset.prepare(**config.data)
     counts, errors = 0, []
-    for name, truth in data.masks("train"):
+    for name, truth in data.masks("train", "score"):
         classes, cam = (
             images.read_plane(workdir / "cam/pseudo" / kind / f"{name}.png")
             for kind in ("cam_class", "cam_score")
@@ -290,7 +290,7 @@ def test_the_sweep_of_the_cams_and_the_networks_own_saliency(finished):
     )
     expected = metrics.iou_scores(counts, shapes.CLASSES).miou
     np.testing.assert_allclose(sweep["miou"]["0.3"], expected)
-    for name, truth in data.masks("val"):
+    for name, truth in data.masks("val", "score"):
         grey = images.read_plane(workdir / "stage_01/val/saliency" / f"{name}.png")
         errors.append(np.abs(grey / 255 - (truth > 0))[truth != 255].mean())
     np.testing.assert_allclose(results["stages"][1]["saliency_mae"], 100 * np.mean(errors))

@@ -38,7 +38,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def truths(config):
     data = dataset.prepare(**config.data)
-    return {split: dict(data.masks(split)) for split in ("train", "val")}
+    return {split: dict(data.masks(split, "score")) for split in ("train", "val")}
 
 
 def test_label_pngs(config, truths, tmp_path, rng):

@@ -82,7 +82,7 @@ def test_voc_with_sbd(voc, tmp_path):
         for e in examples.values()
     )
     assert "segmentation" not in examples["2008_000002"]
-    found = dict(data.masks("train_aug"))
+    found = dict(data.masks("train_aug", "score"))
     mat = scipy.io.loadmat(voc / "benchmark_RELEASE/dataset/cls/2008_000002.mat")["GTcls"][
         "Segmentation"
     ][0, 0]

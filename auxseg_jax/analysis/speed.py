@@ -22,7 +22,7 @@ from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files import images
 from auxseg_jax.models import precision as precision_lib
-from auxseg_jax.runs import build
+from auxseg_jax.runs import build, readers
 from auxseg_jax.runs.run import train
 from auxseg_jax.training import step
 
@@ -155,14 +155,14 @@ def time_loader(folder: epath.Path) -> dict[str, float]:
     timing.write_stand_in_labels(photos, labels)
     mesh = mesh_lib.make_mesh()
     config.stages.batch_size = 8 * mesh.size
-    source = build.train_source(config, "stages", photos, labels, mesh, seed=0)
-    reading = build.read_options(config)
+    source = readers.train_source(config, "stages", photos, labels, mesh, seed=0)
+    reading = readers.read_options(config)
     stream = loader.train_batches(source, reading, start=0)
     batches = _BATCHES * reading.active_threads  # Enough work for all threads.
     seconds = timing.time_batches(stream, reading.waiting, batches)
     stream.close()
     photos, sizes = (x * reading.active_threads for x in (photos, data.sizes(data.train_split)))
-    reader = build.photo_reader(config, photos, sizes, devices=1)
+    reader = readers.photo_reader(config, photos, sizes, devices=1)
     for _ in itertools.islice(reader, 1):
         pass
     started = time.perf_counter()

@@ -23,7 +23,7 @@ from auxseg_jax.devices import compilation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files import file_sets, images
 from auxseg_jax.inference import crf as crf_lib
-from auxseg_jax.runs import build
+from auxseg_jax.runs import build, readers
 from auxseg_jax.training import step
 
 _STEPS = 10
@@ -102,9 +102,9 @@ def time_training(config: ml_collections.ConfigDict) -> TrainingTimes:
     with tempfile.TemporaryDirectory() as folder:
         photos = data.photos(data.train_split)
         write_stand_in_labels(photos, epath.Path(folder))
-        source = build.train_source(config, "stages", photos, folder, mesh, config.seed)
-        stream = loader.train_batches(source, build.read_options(config), start=0)
-        loading = time_batches(stream, build.read_options(config).waiting, _BATCHES)
+        source = readers.train_source(config, "stages", photos, folder, mesh, config.seed)
+        stream = loader.train_batches(source, readers.read_options(config), start=0)
+        loading = time_batches(stream, readers.read_options(config).waiting, _BATCHES)
         batch = mesh_lib.put_batch(next(stream), mesh)
         stream.close()  # Its threads read ahead, from the folder that is about to go.
     seconds, state, _ = time_steps(train_step, state, batch, _STEPS + 1)

@@ -20,6 +20,8 @@ COMMANDS = {
     "predict": ("predict", "segment photos with a trained network"),
     "evaluate": ("evaluate", "score a folder of label maps or CAMs by masks"),
     "study": ("study", "compare rows of fields over seeds, with intervals"),
+    "report": ("report", "write report.html of a run, to look at"),
+    "audit": ("audit", "say what a run read masks for, and whether labels are as they were"),
     "prepare": ("prepare", "check and prepare a data set, and say what it holds"),
     "labels": ("labels", "read image-level labels, and lay out a folder of photos"),
     "saliency": ("saliency", "make saliency maps of photos"),

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.parse_list,
         default=[],
         metavar="WHAT,...",
-        help="also write overlay, saliency, cam or affinity (with --point)",
+        help="also write overlay, certainty, saliency, cam or affinity (with --point)",
     )
     parser.add_argument(
         "--point",

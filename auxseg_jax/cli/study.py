@@ -52,10 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
     spec = study.Spec(found, arguments.config, arguments.overrides, arguments.seeds)
     folder = study.StudyFolder(arguments.workdir, spec)
     try:
-        failed = study.run_all(folder, load, lambda: summary.write(folder, load), arguments.shard)
+        failed = study.run_all(folder, load, lambda: summary.write(folder), arguments.shard)
     except preemption.Preempted as error:
         options.end(f"{error}; the same command goes on", preemption.EXIT_CODE)
-    stdout.print(summary.markdown(summary.write(folder, load)), markup=False)
+    stdout.print(summary.markdown(summary.write(folder)), markup=False)
     if failed:
         sys.exit(f"error: {failed} runs failed; see {folder}/logs")
 

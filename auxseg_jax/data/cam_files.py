@@ -9,14 +9,15 @@ from auxseg_jax.errors import UserError
 from auxseg_jax.files import file_sets
 from auxseg_jax.files.terminal import first_line
 
-_KEY = "{}.npy"
+KEY = "{}.npy"
+"""Key of a photo's file, see `files.file_sets`."""
 
 
 def encode(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     """Encodes one photo's CAM, {"cam": float32 [h, w, C], "labels": multi-hot [C]}, as a file."""
     content = io.BytesIO()
     np.save(content, arrays["cam"][..., arrays["labels"] > 0], allow_pickle=False)
-    return {_KEY: content.getvalue()}
+    return {KEY: content.getvalue()}
 
 
 def read(files: file_sets.Read, name: str) -> np.ndarray:
@@ -26,7 +27,7 @@ def read(files: file_sets.Read, name: str) -> np.ndarray:
       UserError: the file is missing or damaged.
     """
     try:
-        (data,) = files(name, [_KEY])
+        (data,) = files(name, [KEY])
         return np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:  # A UserError is a ValueError, too.
         raise UserError(

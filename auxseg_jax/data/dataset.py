@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from auxseg_jax.data.sources import find_source
 from auxseg_jax.errors import UserError, raise_faults
 from auxseg_jax.files import images, storage
 from auxseg_jax.files.terminal import say
+
+SCORE, SWEEP, SHOW, SUPERVISION = "score", "sweep", "show", "full supervision"
+PURPOSES = (SCORE, SWEEP, SHOW, SUPERVISION)
+"""What masks are read for: to score, to sweep a threshold (an oracle), to show, to train on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Dataset:
       val_split: name of the split to evaluate on.
       digest: hash of its content.
       directory: folder of the prepared files.
+      journal: is told (split, purpose, photos) whenever masks are read.
     """
 
     name: str
@@ -36,6 +41,9 @@ class Dataset:
     val_split: str
     digest: str
     directory: epath.Path
+    journal: Callable[[str, str, int], None] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     @property
     def state(self) -> str:
@@ -80,7 +88,11 @@ class Dataset:
         return [example["id"].decode() for example in self._mask_source(split)]
 
     def masks(
-        self, split: str, share: tuple[int, int] = (0, 1)
+        self,
+        split: str,
+        purpose: str,
+        share: tuple[int, int] = (0, 1),
+        only: Collection[str] | None = None,
     ) -> Iterator[tuple[str, np.ndarray]]:
         """Yields (id, uint8 [H, W] pixel labels) of a split.
 
@@ -88,18 +100,31 @@ class Dataset:
 
         Args:
           split: its name.
+          purpose: what for, one of PURPOSES; it goes into the journal.
           share: (index, number of shares); one of several shares of the photos is read.
+          only: ids of the photos; None: all.
         """
+        if purpose not in PURPOSES:
+            raise ValueError(f"{purpose!r} is not one of {', '.join(PURPOSES)}")
         source = self._mask_source(split)
+        if self.journal:
+            self.journal(split, purpose, len(source if only is None else only))
         for index in range(share[0], len(source), share[1]):
             example = source[index]
-            yield example["id"].decode(), images.decode_plane(example["segmentation"])
+            name = example["id"].decode()
+            if only is None or name in only:
+                yield name, images.decode_plane(example["segmentation"])
 
     def _mask_source(self, split: str) -> Any:
         if not self.has_masks(split):
             raise UserError(f"split {split!r} of {self.name} has no pixel labels to evaluate with")
         builder = prepared_copy.open_builder(self.directory, features.MASKS)
         return builder.as_data_source(split=split, decoders=prepared_copy.MASK_DECODERS)
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Returns up to `wanted` of the indices below `count`, evenly apart."""
+    return np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int)).tolist()
 
 
 def prepare(

@@ -15,7 +15,7 @@ Batch of whole photos in buckets (H, W of the bucket; photos lie at the top left
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -155,6 +155,7 @@ class BatchOptions:
       grid: sizes that suit the network.
       devices: number of devices over which a batch is split.
       share: (index of this host, number of hosts): which photos of a bucket are read here.
+      only: indices of the photos that are read; None: all. Buckets are those of all photos.
     """
 
     batch_size: int
@@ -163,6 +164,7 @@ class BatchOptions:
     grid: Grid
     devices: int = 1
     share: tuple[int, int] = (0, 1)
+    only: Collection[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +209,8 @@ class PhotoReader:
         self._sizes = [tuple(size) for size in sizes]
         bucket_of = buckets(self._sizes, options.max_buckets, options.grid)
         members: dict[tuple[int, int], list[int]] = {}
-        for index, size in enumerate(self._sizes):
+        wanted = range(len(self._sizes)) if options.only is None else sorted(options.only)
+        for index, size in ((index, self._sizes[index]) for index in wanted):
             members.setdefault(bucket_of[size], []).append(index)
         self._plan = []
         host, hosts = options.share

@@ -21,7 +21,7 @@ _LABELS |= {"cam_class": True, "cam_score": False}
 def encode(arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
     """Encodes one photo's maps, {name: uint8 [H, W]}, as files."""
     encoders = {True: images.encode_label_png, False: images.encode_grey_png}
-    return {_key(name): encoders[_LABELS[name]](array) for name, array in arrays.items()}
+    return {key(name): encoders[_LABELS[name]](array) for name, array in arrays.items()}
 
 
 def read(
@@ -40,7 +40,7 @@ def read(
       UserError: a file is missing or damaged.
     """
     arrays = {}
-    for kind, data in zip(maps, files(name, [_key(kind) for kind in maps]), strict=True):
+    for kind, data in zip(maps, files(name, [key(kind) for kind in maps]), strict=True):
         try:
             arrays[kind] = images.decode_plane(data)
         except UserError as error:
@@ -48,5 +48,6 @@ def read(
     return arrays
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
+    """Returns the key of the files of a map, see `files.file_sets`."""
     return f"{name}/{{}}.png"

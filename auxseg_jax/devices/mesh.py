@@ -11,6 +11,7 @@ own devices (`local_mesh`).
 
 import contextlib
 import re
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -204,6 +205,16 @@ def _batch_shares(mesh: Mesh) -> int:
 def memory_of(device: jax.Device) -> int | None:
     """Returns the bytes that JAX may use of a device; None on a CPU, which does not say."""
     return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def peak_memory() -> dict[str, int]:
+    """Returns the MiB that this process used at most so far.
+
+    "host": resident memory. "device": of its first device, which a CPU does not say.
+    """
+    found = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return found if peak is None else found | {"device": peak // 2**20}
 
 
 def rows_of_host(batch_size: int, mesh: Mesh) -> list[int]:

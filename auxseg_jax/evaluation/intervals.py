@@ -4,14 +4,12 @@ Two runs that see the same photos are compared on the same draws of them, for ph
 than runs. Where there are several seeds they are drawn too, in pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from auxseg_jax.data.dataset import Dataset
-from auxseg_jax.errors import UserError
-from auxseg_jax.pixel_labels import IGNORE
+from auxseg_jax.devices import hosts
 
 _DRAWS = 2000
 _LEVEL = 95  # Percent of the draws that an interval holds.
@@ -49,34 +47,23 @@ class Interval(NamedTuple):
         return self.low <= 0 <= self.high
 
 
-def count(read_labels: Callable[[str], np.ndarray], dataset: Dataset, split: str) -> Counts:
-    """Counts the pixels of every photo of a split that has a mask.
-
-    Args:
-      read_labels: id -> predicted labels, uint8 [H, W].
-      dataset: the data set.
-      split: name of the split.
-    """
-    ids, pixels = [], []
-    for name, truth in dataset.masks(split):
-        ids.append(name)
-        pixels.append(count_photo(read_labels(name), truth, len(dataset.classes)))
-    return Counts(tuple(ids), np.stack(pixels))
-
-
-def count_photo(prediction: np.ndarray, truth: np.ndarray, num_labels: int) -> np.ndarray:
+def of_confusion(counts: np.ndarray) -> np.ndarray:
     """Returns hits, predicted and true pixels of each label, int64 [L, 3].
 
     Args:
-      prediction: uint8 [H, W].
-      truth: uint8 [H, W]; pixels of 255 are left out.
-      num_labels: L.
+      counts: see `metrics.confusion`.
     """
-    if prediction.shape != truth.shape:
-        raise UserError(f"prediction is {prediction.shape}, truth {truth.shape}")
-    known = truth != IGNORE
-    of = [truth[known & (truth == prediction)], prediction[known], truth[known]]
-    return np.stack([np.bincount(labels, minlength=256)[:num_labels] for labels in of], 1)
+    hits = np.diag(counts[:, :-1])
+    return np.stack([hits, counts[:, :-1].sum(0), counts.sum(1)], 1)
+
+
+def gather(ids: Sequence[str], pixels: np.ndarray) -> Counts:
+    """Returns the counts of the photos of all processes, in the order of their ids."""
+    names = np.frombuffer("".join(f"{name}\n" for name in ids).encode(), np.uint8)
+    every = hosts.concatenated(names).tobytes().decode().split("\n")[:-1]
+    pixels = hosts.concatenated(pixels.astype(np.int64))
+    order = sorted(range(len(every)), key=every.__getitem__)
+    return Counts(tuple(every[k] for k in order), pixels[order])
 
 
 def mean_iou(pixels: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.data import pseudo_labels
-from auxseg_jax.data.dataset import Dataset
+from auxseg_jax.data.dataset import SCORE, SWEEP, Dataset
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
-from auxseg_jax.evaluation import cams, metrics, scores
+from auxseg_jax.evaluation import cams, details, intervals, metrics, scores
 from auxseg_jax.files import file_sets, images
 
 _THRESHOLDS = [round(0.05 * k, 2) for k in range(1, 20)]
@@ -28,36 +28,49 @@ ReadCam = Callable[[str, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
 
 def score_predictions(
     labels: epath.PathLike, saliency: epath.PathLike, dataset: Dataset, split: str
-) -> scores.PredictionScore:
+) -> tuple[scores.PredictionScore, details.Details]:
     """Scores the predictions of a split.
 
     Args:
-      labels: folder of <id>.png, class indices.
+      labels: folder of <id>.png, class indices; and perhaps of what `details.Certainties` reads.
       saliency: folder of <id>.png, greys; it may be absent.
       dataset: the data set.
       split: name of the split.
+
+    Returns:
+      The score, and what lies behind it.
     """
     maps = _reader(saliency) if epath.Path(saliency).exists() else None
-    label_score, saliency_score = _score(_reader(labels), maps, dataset, split)
+    certainties = details.Certainties(labels, len(dataset.classes))
+    label_score, saliency_score, behind = _score(
+        _reader(labels), maps, dataset, split, also=certainties.add
+    )
     figures = scores.to_json(saliency_score) if saliency_score else {}
-    return scores.PredictionScore(label_score.miou_255_as_miss, label_score.per_class, **figures)
+    miou, per_class = label_score.miou_255_as_miss, label_score.per_class
+    found = certainties.result()
+    return scores.PredictionScore(miou, per_class, **figures), behind._replace(certainty=found)
 
 
-def score_pseudo(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.PseudoScore:
-    """Scores a set of pseudo labels, see `data.pseudo_labels`."""
+def score_pseudo(
+    folder: epath.PathLike, dataset: Dataset, split: str
+) -> tuple[scores.PseudoScore, details.Details]:
+    """Scores a set of pseudo labels, see `data.pseudo_labels`; see `score_predictions`."""
     files = file_sets.reader(folder)
 
     def reader(kind: str) -> ReadPlane:
         return lambda name: pseudo_labels.read(files, name, [kind])[kind]
 
-    label_score, saliency_score = _score(reader("segmentation"), reader("saliency"), dataset, split)
-    return scores.PseudoScore(
+    label_score, saliency_score, behind = _score(
+        reader("segmentation"), reader("saliency"), dataset, split
+    )
+    score = scores.PseudoScore(
         miou=label_score.miou,
         miou_255_as_miss=label_score.miou_255_as_miss,
         precision=label_score.precision,
         recall=label_score.recall,
         **scores.to_json(saliency_score),
     )
+    return score, behind
 
 
 def sweep_cam(folder: epath.PathLike, dataset: Dataset, split: str) -> scores.CamSweep:
@@ -109,7 +122,7 @@ def score_folder(
         )
     if ending == ".png":
         read_labels = _reader(directory, len(dataset.classes))
-        label_score, _ = _score(read_labels, None, dataset, split, refuse_binary=True)
+        label_score, *_ = _score(read_labels, None, dataset, split, refuse_binary=True)
         return scores.FolderScore(**scores.to_json(label_score), photos=len(wanted))
 
     def read(name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,14 +141,22 @@ def _score(
     dataset: Dataset,
     split: str,
     refuse_binary: bool = False,
-) -> tuple[scores.LabelScore, scores.SaliencyScore | None]:
+    also: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+) -> tuple[scores.LabelScore, scores.SaliencyScore | None, details.Details]:
     labels = len(dataset.classes)
     counts = np.zeros((labels, labels + 1), np.int64)
     saliency = metrics.SaliencySums()
-    for name, truth in dataset.masks(split, hosts.share()):
-        counts += _naming(name, metrics.confusion, read_labels(name), truth, labels)
+    ids, pixels = [], [np.zeros((0, labels, 3), np.int64)]
+    for name, truth in dataset.masks(split, SCORE, hosts.share()):
+        prediction = read_labels(name)
+        of_photo = _naming(name, metrics.confusion, prediction, truth, labels)
+        counts += of_photo
+        ids.append(name)
+        pixels.append(intervals.of_confusion(of_photo)[None])
         if read_saliency:
             saliency.add(read_saliency(name), truth)
+        if also:
+            also(name, prediction, truth)
     counts = hosts.total(counts)
     if refuse_binary and counts[:, -1].any() and not counts[:, 1:-1].any():
         raise UserError(
@@ -144,7 +165,9 @@ def _score(
         )
     label_score = metrics.iou_scores(counts, dataset.classes)
     saliency.sums = hosts.total(saliency.sums)
-    return label_score, saliency.result() if read_saliency else None
+    photos = intervals.gather(ids, np.concatenate(pixels))
+    behind = details.Details(photos, counts)
+    return label_score, saliency.result() if read_saliency else None, behind
 
 
 def _sweep(
@@ -153,7 +176,7 @@ def _sweep(
     labels, bins = len(dataset.classes), len(_THRESHOLDS) + 1
     # Pixels by their truth, their class, and the number of thresholds that their score is above.
     pixels = np.zeros((labels, labels, bins), np.int64)
-    for name, truth in dataset.masks(split, hosts.share()):
+    for name, truth in dataset.masks(split, SWEEP, hosts.share()):
         classes, score = _naming(name, read, name, truth.shape)
         above = np.searchsorted(255 * np.array(_THRESHOLDS), score)
         pixels += _naming(name, metrics.confusion_by_bin, classes, above, truth, labels, bins)

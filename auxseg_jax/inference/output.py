@@ -2,6 +2,7 @@
 
 <id>.png           labels, indexed with VOC's palette, of the photo's size
 overlay/<id>.jpg   the photo under the colours of its labels, with a legend
+certainty/<id>.png grey, the largest probability
 saliency/<id>.png  grey
 cam/<id>.<class>.png   grey, of the classes to which the classification branch gives more than 0.5
 affinity/<id>.png  grey, what one pixel looks at, the largest entry white
@@ -19,7 +20,13 @@ from auxseg_jax.files import images, storage
 from auxseg_jax.inference import contact_sheet
 from auxseg_jax.pixel_labels import palette
 
-FOLDERS = {"overlay": ".jpg", "saliency": ".png", "cam": ".png", "affinity": ".png"}
+FOLDERS = {
+    "overlay": ".jpg",
+    "certainty": ".png",
+    "saliency": ".png",
+    "cam": ".png",
+    "affinity": ".png",
+}
 """{folder: ending} of the maps that can be written."""
 
 
@@ -43,7 +50,9 @@ def write(
         picture = contact_sheet.overlay(maps["photo"], maps["labels"])
         picture = contact_sheet.with_legend(picture, np.unique(maps["labels"]).tolist(), classes)
         images.write_jpeg(folder / "overlay" / f"{name}.jpg", picture)
-    for kind in ("saliency", "affinity"):
+    if "initial" in maps:
+        images.write_label_png(folder / "initial" / f"{name}.png", maps["initial"])
+    for kind in ("certainty", "saliency", "affinity"):
         if kind in maps:
             images.write_grey_png(folder / kind / f"{name}.png", _grey(maps[kind]))
     for index in np.flatnonzero(maps.get("present", ())):
@@ -54,7 +63,8 @@ def write(
 def resize(maps: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Scales one photo's maps to (H, W): labels by the nearest pixel, all else linearly."""
     resized = dict(maps)
-    for name in maps.keys() & {"labels", "photo", "saliency", "cam", "affinity", "probabilities"}:
+    known = {"labels", "photo", "certainty", "saliency", "cam", "affinity", "probabilities"}
+    for name in maps.keys() & known:
         mode = cv2.INTER_NEAREST if name == "labels" else cv2.INTER_LINEAR
         scaled = cv2.resize(maps[name], size[::-1], interpolation=mode)
         resized[name] = scaled.reshape(*size, *maps[name].shape[2:])

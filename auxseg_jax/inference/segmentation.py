@@ -18,7 +18,7 @@ from auxseg_jax.models.affinity import Pairwise
 from auxseg_jax.models.auxsegnet import final, normalize
 from auxseg_jax.models.layers import resize_bilinear
 
-SHOWN = ("overlay", "probabilities", "saliency", "cam", "affinity")
+SHOWN = ("overlay", "probabilities", "certainty", "initial", "saliency", "cam", "affinity")
 """What can be shown beside the labels."""
 
 
@@ -40,7 +40,7 @@ class Shown:
     """What a segmentation returns beside the labels.
 
     Attributes:
-      names: any of SHOWN; saliency, cam and affinity need a network that has them.
+      names: any of SHOWN; initial, saliency, cam and affinity need a network that has them.
       point: (x, y) in pixels, for affinity.
     """
 
@@ -59,16 +59,19 @@ def probabilities(
     """Returns predictions for a batch of whole photos at their size, means over views.
 
     Returns:
-      {"seg": class probabilities [B, H, W, C+1], "sal": probability of being salient [B, H, W, 1]},
-      the latter if the network has that task.
+      {"seg": class probabilities [B, H, W, C+1], "sal": probability of being salient [B, H, W, 1],
+      "initial": what "seg" was before it was refined}, the last two if the network has them.
     """
-    size, activation = image.shape[1:3], {"seg": jax.nn.softmax, "sal": jax.nn.sigmoid}
-    scores: dict[str, list[Array]] = {"seg": [], "sal": []}
+    size = image.shape[1:3]
+    activation = {"seg": jax.nn.softmax, "sal": jax.nn.sigmoid, "initial": jax.nn.softmax}
+    scores: dict[str, list[Array]] = {task: [] for task in activation}
     for view, view_inside, unmirror in views(image, inside, seen.scales, seen.flip, grid):
         outputs = network.apply({"params": network.cast(params)}, view, inside=view_inside)
-        for task in scores.keys() & outputs.keys():
-            logits = resize_bilinear(unmirror(final(outputs[task])), size)
-            scores[task].append(activation[task](logits))
+        found = {task: final(outputs[task]) for task in ("seg", "sal") if task in outputs}
+        if "refined" in outputs["seg"]:
+            found["initial"] = outputs["seg"]["initial"]
+        for task, logits in found.items():
+            scores[task].append(activation[task](resize_bilinear(unmirror(logits), size)))
     return {task: sum(values) / len(values) for task, values in scores.items() if values}
 
 
@@ -99,6 +102,8 @@ def segment(
       labels uint8 [B, H, W]; and what `show.names` has:
       overlay: photo uint8 [B, H, W, 3], RGB;
       probabilities: float32 [B, H, W, C+1];
+      certainty: float32 [B, H, W], the largest of them;
+      initial: uint8 [B, H, W], the labels before they are refined, if they are;
       saliency: float32 [B, H, W] in 0..1;
       cam: cam float32 [B, H, W, C] in 0..1, and present bool [B, C], the classes to which the
         classification branch gives more than 0.5;
@@ -118,6 +123,10 @@ def segment(
         maps["photo"] = photo
     if "probabilities" in show.names:
         maps["probabilities"] = scores["seg"]
+    if "certainty" in show.names:
+        maps["certainty"] = scores["seg"].max(-1)
+    if "initial" in show.names and "initial" in scores:
+        maps["initial"] = scores["initial"].argmax(-1).astype(jnp.uint8)
     if "saliency" in show.names and "sal" in scores:
         maps["saliency"] = scores["sal"][..., 0]
     if {"cam", "affinity"} & set(show.names):

@@ -113,7 +113,7 @@ class UpdateOptions:
     veto: float
 
 
-def updated_labels(
+def propagate(
     params: dict,
     batch: Mapping[str, Array],
     *,
@@ -121,6 +121,41 @@ def updated_labels(
     grid: Grid,
     options: UpdateOptions,
     walk: Walk,
+) -> tuple[dict[str, Any], Float[Array, "B h w C"], Float[Array, "B h w C"]]:
+    """Returns the outputs of a stage's network, the CAM, and the CAM after its random walk.
+
+    Args:
+      params: parameters of the stage.
+      batch: arrays of a batch of whole photos, see `data.loader`; with a `classifier_weight` also
+        "classifier_cam", see there.
+      network: the `AuxSegNet`.
+      grid: sizes of the views.
+      options: see `UpdateOptions`.
+      walk: `random_walk` with its options.
+    """
+    variables = {"params": network.cast(params)}
+    image = normalize(network, batch["image"], batch["inside"])
+    outputs = network.apply(variables, image, inside=batch["inside"])
+    cells = outputs["cam"].shape[1:3]
+    seen = Views(options.scales, options.flip)
+    weight = options.classifier_weight
+    cam = weight * batch["classifier_cam"] if weight else 0.0
+    if weight < 1:
+        cam_of = _cam_function(network, params)
+        cam += (1 - weight) * _mean_cam(cam_of, image, batch["inside"], cells, seen, grid)
+    walked = cam
+    if "affinity" in outputs:
+        walked = walk(cam, outputs["affinity"])
+        walked *= resize_nearest(batch["inside"], cells)[..., None]
+    return outputs, cam, walked
+
+
+def updated_labels(
+    params: dict,
+    batch: Mapping[str, Array],
+    *,
+    propagate: Callable[[dict, Mapping[str, Array]], tuple[dict[str, Any], Array, Array]],
+    options: UpdateOptions,
     fuse: Fuse,
     crf: crf_lib.CrfOptions,
 ) -> Maps:
@@ -132,29 +167,14 @@ def updated_labels(
 
     Args:
       params: parameters of the stage.
-      batch: arrays of a batch of whole photos, see `data.loader`; with a `classifier_weight` also
-        "classifier_cam", see there.
-      network: the `AuxSegNet`.
-      grid: sizes of the views.
+      batch: arrays of a batch of whole photos, see `propagate`.
+      propagate: `propagate` with its options.
       options: see `UpdateOptions`.
-      walk: `random_walk` with its options.
       fuse: `pseudo.fuse.fuse` with its options.
       crf: options of `crf.saliency`; with 0 iterations S is not sharpened.
     """
     size = batch["image"].shape[1:3]
-    variables = {"params": network.cast(params)}
-    image = normalize(network, batch["image"], batch["inside"])
-    outputs = network.apply(variables, image, inside=batch["inside"])
-    cells = outputs["cam"].shape[1:3]
-    seen = Views(options.scales, options.flip)
-    weight = options.classifier_weight
-    cam = weight * batch["classifier_cam"] if weight else 0.0
-    if weight < 1:
-        cam_of = _cam_function(network, params)
-        cam += (1 - weight) * _mean_cam(cam_of, image, batch["inside"], cells, seen, grid)
-    if "affinity" in outputs:
-        cam = walk(cam, outputs["affinity"])
-        cam *= resize_nearest(batch["inside"], cells)[..., None]
+    outputs, _, cam = propagate(params, batch)
     cam = cam_lib.normalize(cam) if options.renormalize else cam
     cam = resize_bilinear(cam, size)
     saliency = _given_saliency(batch, cam)

@@ -1,6 +1,8 @@
 """What a run was made of: versions, devices, revision, data."""
 
+import hashlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 from typing import Any
@@ -9,6 +11,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from auxseg_jax import __version__
 from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.files import storage
 
@@ -27,6 +30,13 @@ _PACKAGES = (
 )
 
 
+_FLAGS = (
+    *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "JAX_ENABLE_X64"),
+    "NVIDIA_TF32_OVERRIDE",
+)
+"""Variables of the environment that change what is computed."""
+
+
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns the config as JSON would give it back (tuples are lists)."""
     return storage.json_like(config.to_dict())
@@ -35,15 +45,21 @@ def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:
     """Returns the manifest.
 
-    Its keys are revision (None outside a checkout), python, packages, devices, processes, seed and
-    data.
+    It holds what a rerun needs, see docs/reports.md. `revision` and `is_clean` are None outside a
+    checkout.
     """
+    revision = _revision()
     return {
-        "revision": _revision(),
+        "version": __version__,
+        "revision": revision,
+        "is_clean": None if revision is None else not revision.endswith("-dirty"),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
+        "precision": config.model.precision,
+        "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
+        "pretrained": _hash(config.pretrained.path),
         "seed": config.seed,
         "data": {
             "name": data.name,
@@ -51,7 +67,22 @@ def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:
             "state": data.state,
             "classes": list(data.classes),
         },
+        "config": plain(config),
     }
+
+
+def _hash(path: str) -> str | None:
+    """Returns the SHA-256 of a file, or of all files of a folder; None without a path."""
+    if not path:
+        return None
+    found, root = hashlib.sha256(), epath.Path(path).expanduser()
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    for file in files:
+        found.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as content:
+            while block := content.read(2**24):
+                found.update(block)
+    return found.hexdigest()
 
 
 def _revision() -> str | None:

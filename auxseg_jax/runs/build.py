@@ -2,24 +2,20 @@
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 import optax
-from etils import epath
 from jax.sharding import Mesh
 
-from auxseg_jax.data.loader import BatchOptions, PhotoReader, ReadOptions, TrainSource
-from auxseg_jax.data.transforms import Augmentation
 from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
-from auxseg_jax.files import file_sets
 from auxseg_jax.grid import Grid
 from auxseg_jax.inference.crf import CrfOptions
 from auxseg_jax.inference.segmentation import Shown, Views, segment
 from auxseg_jax.models import auxsegnet, backbones
+from auxseg_jax.pseudo import explain as explain_lib
 from auxseg_jax.pseudo import labelled, update
 from auxseg_jax.pseudo.fuse import fuse
 from auxseg_jax.pseudo.random_walk import random_walk
@@ -109,6 +105,11 @@ def optimizer_options(
     return optimizer.Options(**fields)
 
 
+def rates(config: ml_collections.ConfigDict, section: str, steps: int) -> optax.Schedule:
+    """Returns the learning rate of the backbone in a phase of training."""
+    return optimizer.rates(steps, optimizer_options(config, config[section].lr, frozen=()))
+
+
 def train_step(
     config: ml_collections.ConfigDict,
     network: auxsegnet.AuxSegNet,
@@ -166,16 +167,34 @@ def classifier_cam(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegN
     )
 
 
-def updated_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
-    """Returns `update.updated_labels` with a config's options."""
+def propagate(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
+    """Returns `update.propagate` with a config's options."""
     return functools.partial(
-        update.updated_labels,
+        update.propagate,
         network=network,
         grid=grid(config),
         options=update.UpdateOptions(**config.label_update),
         walk=functools.partial(random_walk, **config.walk),
+    )
+
+
+def updated_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
+    """Returns `update.updated_labels` with a config's options."""
+    return functools.partial(
+        update.updated_labels,
+        propagate=propagate(config, network),
+        options=update.UpdateOptions(**config.label_update),
         fuse=functools.partial(fuse, **config.fuse),
         crf=crf_options(config, "saliency"),
+    )
+
+
+def explain(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
+    """Returns `explain.explain` with a config's options."""
+    return functools.partial(
+        explain_lib.explain,
+        predict=segmentation(config, network, show=("certainty",)),
+        propagate=propagate(config, network),
     )
 
 
@@ -234,64 +253,3 @@ def labelled_segmentation(
 def crf_options(config: ml_collections.ConfigDict, use: str) -> CrfOptions:
     """Returns the options of `crf.saliency` or `crf.segmentation`."""
     return CrfOptions(filter=config.crf.filter, **config.crf[use])
-
-
-def photo_reader(
-    config: ml_collections.ConfigDict,
-    source: Any,
-    sizes: list[tuple[int, int]],
-    devices: int,
-    share: tuple[int, int] = (0, 1),
-    cams: Callable[[str], np.ndarray] | None = None,
-) -> PhotoReader:
-    """Returns a reader of whole photos.
-
-    Args:
-      config: the config of the run.
-      source: raw examples, see `PhotoReader`.
-      sizes: (H, W) of every photo.
-      devices: number of devices over which a batch is split.
-      share: (index of this host, number of hosts).
-      cams: see `PhotoReader`.
-    """
-    options = BatchOptions(
-        **config.eval,
-        grid=grid(config),
-        devices=devices,
-        share=share,
-    )
-    return PhotoReader(source, sizes, options, read_options(config), cams)
-
-
-def train_source(
-    config: ml_collections.ConfigDict,
-    section: str,
-    photos: Any,
-    pseudo: epath.PathLike | None,
-    mesh: Mesh,
-    seed: int,
-) -> TrainSource:
-    """Returns what a phase of training reads.
-
-    Args:
-      config: the config of the run.
-      section: "classifier" or "stages".
-      photos: see `Dataset.photos`.
-      pseudo: folder of pseudo labels, or None.
-      mesh: the devices.
-      seed: seed of order and augmentation.
-    """
-    batch_size = config[section].batch_size
-    return TrainSource(
-        photos=photos,
-        pseudo=None if pseudo is None else file_sets.reader(pseudo),
-        batch_size=batch_size,
-        rows=mesh_lib.rows_of_host(batch_size, mesh),
-        seed=seed,
-        augmentation=Augmentation(**config.augment),
-    )
-
-
-def read_options(config: ml_collections.ConfigDict) -> ReadOptions:
-    """Returns how readers read ahead."""
-    return ReadOptions(**config.loader)

@@ -1,8 +1,9 @@
 """What the phases of a run share: config, data, network, devices, and the compiled programs."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -19,7 +20,8 @@ from auxseg_jax.errors import UserError
 from auxseg_jax.files import file_sets, storage
 from auxseg_jax.files.terminal import say
 from auxseg_jax.inference import passes
-from auxseg_jax.runs import build
+from auxseg_jax.runs import build, readers
+from auxseg_jax.runs.journal import Journal
 from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
 from auxseg_jax.training import checkpoint, optimizer
 from auxseg_jax.training.writer import Writer
@@ -37,6 +39,7 @@ class Context:
       local: this host's devices.
       data: the prepared data set.
       network: the network.
+      journal: where it is written down that masks were read.
       writer: where metrics go.
       observe_steps: is told (phase, start, share) of the first steps of training, see
         `forecast.Forecast.observe`.
@@ -53,7 +56,9 @@ class Context:
         self.mesh: Mesh = mesh_lib.make_mesh(**config.mesh)
         self.local = mesh_lib.local_mesh(self.mesh)
         build.check_batch_sizes(config, self.mesh)
-        self.data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
+        self.journal = Journal(workdir.oracle)
+        data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
+        self.data = dataclasses.replace(data, journal=self.journal)
         train = self.data.train_split
         if config.supervision == "masks":
             absent = len(self.data.photos(train)) - self.data.num_masks(train)
@@ -126,9 +131,15 @@ class Context:
         return passes.PhotoFunction(build.updated_labels(self.config, self.network), self.local)
 
     @functools.cached_property
+    def explain(self) -> passes.PhotoFunction:
+        """What the steps of the method make of a batch of photos."""
+        return passes.PhotoFunction(build.explain(self.config, self.network), self.local)
+
+    @functools.cached_property
     def segmentation(self) -> passes.PhotoFunction:
-        """Prediction for a batch of photos, with the network's saliency."""
-        function = build.segmentation(self.config, self.network, show=("saliency",))
+        """Prediction for a batch of photos, with saliency, certainty and initial labels."""
+        show = ("saliency", "certainty", "initial")
+        function = build.segmentation(self.config, self.network, show=show)
         return passes.PhotoFunction(function, self.local)
 
     @functools.cached_property
@@ -159,12 +170,19 @@ class Context:
         shapes = build.abstract_params(self.config, self.network)
         return checkpoint.load_params(self.workdir.params(stage), shapes, self.mesh)
 
-    def reader(self, split: str, cams: Callable[[str], np.ndarray] | None = None) -> PhotoReader:
+    def reader(
+        self,
+        split: str,
+        cams: Callable[[str], np.ndarray] | None = None,
+        only: Collection[int] | None = None,
+    ) -> PhotoReader:
         """Returns a reader of this host's share of the whole photos of a split.
 
         Args:
           split: name of the split.
           cams: see `PhotoReader`.
+          only: indices of the photos; None: all.
         """
         photos, sizes = self.data.photos(split), self.data.sizes(split)
-        return build.photo_reader(self.config, photos, sizes, self.local.size, hosts.share(), cams)
+        share, devices = hosts.share(), self.local.size
+        return readers.photo_reader(self.config, photos, sizes, devices, share, cams, only)

@@ -54,6 +54,8 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
         if updates:
             labels = f"{name}/pseudo"
             phases.append(_update(labels, {"weights": name, **sources}, index))
+            if config.report.photos:
+                phases.append(_explain(f"{name}/explain", {"weights": name, **sources}, index))
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
     if weak and VAL not in scored:
@@ -133,6 +135,17 @@ def _update(name: str, needs: Mapping[str, str], index: int) -> Phase:
         ("segmentation", "saliency"),
         stage=index,
         effort=passing(TRAIN, "label_update", crf=True),
+    )
+
+
+def _explain(name: str, needs: Mapping[str, str], index: int) -> Phase:
+    return Phase(
+        name,
+        work.explain,
+        ("label_update", "walk", "predict", "report.photos"),
+        needs,
+        ("<id>.npz",),
+        stage=index,
     )
 
 

@@ -16,7 +16,7 @@ from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError, collect, fault
 from auxseg_jax.files import images
 from auxseg_jax.inference import passes
-from auxseg_jax.runs import build
+from auxseg_jax.runs import build, readers
 from auxseg_jax.runs.workdir import CLASSIFIER, Workdir
 from auxseg_jax.training import checkpoint
 
@@ -31,6 +31,7 @@ class Prediction:
     Attributes:
       labels: uint8 [H, W], indices of `Predictor.classes`.
       probabilities: float32 [H, W, C+1], of background and classes.
+      certainty: float32 [H, W], the largest of them.
       saliency: float32 [H, W] in 0..1.
       cams: {class: float32 [H, W] in 0..1} for the classes that the classification branch sees.
       affinity: float32 [H, W], what a point looks at; its largest entry is 1.
@@ -38,6 +39,7 @@ class Prediction:
 
     labels: np.ndarray
     probabilities: np.ndarray | None = None
+    certainty: np.ndarray | None = None
     saliency: np.ndarray | None = None
     cams: dict[str, np.ndarray] | None = None
     affinity: np.ndarray | None = None
@@ -75,7 +77,7 @@ class Predictor:
         tasks, affinity = self.config.tasks, self.config.affinity
         switches = {"saliency": tasks.sal, "cam": tasks.cls, "affinity": affinity.pairwise}
         can_show = [name for name, switch in switches.items() if switch]
-        self.can_show = ("probabilities", *can_show)
+        self.can_show = ("probabilities", "certainty", *can_show)
         needed = self.config.label_update.classifier_weight > 0
         self.can_use_labels = (
             self.config.supervision == "image_labels"
@@ -140,7 +142,9 @@ class Predictor:
           point: see `predict`.
           labelled: the examples have image labels, which are used: see `pseudo.labelled`.
         """
-        reader: PhotoReader = build.photo_reader(self.config, source, source.sizes, self._mesh.size)
+        reader: PhotoReader = readers.photo_reader(
+            self.config, source, source.sizes, self._mesh.size
+        )
         point = None if point is None else tuple(point)
         key = (post, tuple(sorted(show)), point, labelled)
         if key not in self._functions:
@@ -202,6 +206,7 @@ class Predictor:
         return Prediction(
             labels=maps["labels"],
             probabilities=maps.get("probabilities"),
+            certainty=maps.get("certainty"),
             saliency=maps.get("saliency"),
             cams=cams,
             affinity=maps.get("affinity"),

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from auxseg_jax.data import dataset as data_lib
 from auxseg_jax.data import features, pseudo_labels
 from auxseg_jax.devices import hosts
 from auxseg_jax.evaluation import scores
 from auxseg_jax.files import file_sets, images
 from auxseg_jax.inference import contact_sheet, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
-from auxseg_jax.runs import build
+from auxseg_jax.runs import readers
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 
@@ -26,8 +27,8 @@ def review(context: Context, phase: Phase) -> scores.ReviewScore:
     """
     data = context.data
     photos, sizes = data.photos(data.train_split), data.sizes(data.train_split)
-    chosen = np.unique(np.linspace(0, len(photos) - 1, _PHOTOS).astype(int)).tolist()
-    reader = build.photo_reader(
+    chosen = data_lib.evenly(len(photos), _PHOTOS)
+    reader = readers.photo_reader(
         context.config, [photos[k] for k in chosen], [sizes[k] for k in chosen], context.local.size
     )
     files = file_sets.reader(context.workdir.labels(phase.needs["labels"]))

@@ -4,6 +4,7 @@ Every phase has a folder and leaves DONE.json there, last. A run goes on at the 
 one, and inside it at the last checkpoint.
 """
 
+import datetime
 import functools
 import time
 from collections.abc import Mapping
@@ -15,13 +16,14 @@ from etils import epath
 from auxseg_jax.config.validation import checked
 from auxseg_jax.data import about, dataset
 from auxseg_jax.devices import compilation, hosts, preemption
+from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation.scores import to_json
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import first_line, say
 from auxseg_jax.report import manifest
 from auxseg_jax.report.results import Results
-from auxseg_jax.runs import forecast
+from auxseg_jax.runs import forecast, report
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
@@ -123,6 +125,7 @@ def _run_phases(context: Context) -> Results:
         _add_figures(results, phase, record["result"])
     results.config = manifest.plain(config)
     results.manifest = storage.read_json(workdir.manifest)
+    results.manifest.pop("config", None)  # It stands beside it.
     return results
 
 
@@ -140,15 +143,30 @@ def _minutes(seconds: float) -> str:
 
 def _run_phase(context: Context, phase: Phase) -> None:
     started = time.monotonic()
+    context.journal.phase = phase.name
     figures = phase.work(context, phase)
     record = {
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - started, 1),
+        "memory_mib": mesh_lib.peak_memory(),
         "data": context.data.digest,
         "result": to_json(figures) if figures else {},
     }
     write_once(context.workdir.done(phase.name), record)
+    hosts.by_first(lambda: _refresh_report(context.workdir))
     if preemption.asked():
         raise preemption.Preempted(f"stopped by SIGTERM after {phase.name}")
+
+
+def _refresh_report(folder: Workdir) -> None:
+    """Writes report.html anew. A fault of the page is no reason to end a run of days."""
+    try:
+        report.write(folder)
+    except Exception as error:
+        say(
+            f"report.html could not be written ({type(error).__name__}: {first_line(error)}); "
+            f"`auxseg report --workdir={folder}` says more"
+        )
 
 
 def _add_figures(results: Results, phase: Phase, figures: Mapping[str, Any]) -> None:

@@ -1,28 +1,35 @@
 """The work of each phase: functions of the run's context and the phase's row in the plan."""
 
+import collections
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import cam_files, label_check, loader, pseudo_labels
+from auxseg_jax.data import cam_files, dataset, label_check, loader, pseudo_labels
+from auxseg_jax.data.dataset import SUPERVISION
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
-from auxseg_jax.evaluation import metrics, score, scores
-from auxseg_jax.files import file_sets, storage
+from auxseg_jax.evaluation import details, metrics, score, scores
+from auxseg_jax.files import file_sets, set_digest, storage
 from auxseg_jax.inference import classification, output, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
 from auxseg_jax.report import manifest
-from auxseg_jax.runs import build, forecast
+from auxseg_jax.runs import build, explained, forecast, readers
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.training import checkpoint, loop, step
 
+WRITTEN = "written.json"
+"""Beside pseudo labels and kept CAMs: the digest of the files, as they were written."""
+
 _CAM_OPTIONS = "options.json"
+_KEPT = 64
+"""Photos of the validation split whose certainty and initial labels are kept."""
 
 
 def train_classifier(context: Context, phase: Phase) -> scores.ClassifierScore | None:
@@ -82,8 +89,8 @@ def _fit(
     sequence = np.random.SeedSequence([config.seed, seed_index])
     seed = int(sequence.generate_state(1)[0])
     photos = context.data.photos(context.data.train_split)
-    source = build.train_source(config, section, photos, labels, mesh, seed)
-    batches = functools.partial(loader.train_batches, source, build.read_options(config))
+    source = readers.train_source(config, section, photos, labels, mesh, seed)
+    batches = functools.partial(loader.train_batches, source, readers.read_options(config))
     observe = functools.partial(context.observe_steps, phase)
     batches = forecast.timed(batches, context.steps(section), observe)
     state = step.create_state(params, transform, seed, mesh)
@@ -91,6 +98,7 @@ def _fit(
         name=phase.name,
         steps=context.steps(section),
         checkpoint_dir=context.workdir.checkpoints(phase.name),
+        lr=build.rates(config, section, context.steps(section)),
         **config.log,
     )
     return loop.fit(schedule, state, train_step, batches, context.writer, mesh).params
@@ -136,7 +144,8 @@ def take_labels_from_masks(context: Context, phase: Phase) -> None:
     """Fully supervised: the masks of the training split serve as its pseudo labels."""
     folder = context.workdir.labels(phase.name)
     with _writer(context, folder, pseudo_labels.encode) as write:
-        for name, mask in context.data.masks(context.data.train_split, hosts.share()):
+        split = context.data.train_split
+        for name, mask in context.data.masks(split, SUPERVISION, hosts.share()):
             is_salient = (mask != BACKGROUND) & (mask != IGNORE)
             write(name, {"segmentation": mask, "saliency": is_salient.astype(np.uint8) * 255})
 
@@ -159,10 +168,21 @@ def update_labels(context: Context, phase: Phase) -> None:
 def _writer(
     context: Context, folder: epath.Path, encode: Callable[[dict], dict[str, bytes]]
 ) -> Iterator[passes.Write]:
-    """Gives a function (id, arrays) that writes what `encode` makes of them."""
-    form = context.config.label_format
+    """Gives a function (id, arrays) that writes what `encode` makes of them.
+
+    At the end of the block their digest is written beside them, for an audit.
+    """
+    form, written = context.config.label_format, set_digest.SetDigest()
+
+    def encode_and_write(name: str, arrays: dict[str, np.ndarray]) -> None:
+        content = encode(arrays)
+        written.add(name, content)
+        write(name, content)
+
     with file_sets.writer(folder, form, hosts.share()) as write:
-        yield lambda name, arrays: write(name, encode(arrays))
+        yield encode_and_write
+    digest = set_digest.text_of(hosts.total(written.sums))
+    hosts.by_first(lambda: storage.write_json(folder / WRITTEN, {"digest": digest}))
 
 
 @contextlib.contextmanager
@@ -188,9 +208,31 @@ def _label_writer(context: Context, phase: Phase) -> Iterator[passes.Write]:
     label_check.check(hosts.total(labels), context.data, strict)
 
 
+def explain(context: Context, phase: Phase) -> None:
+    """Keeps, for the report, what the steps of the method make of some training photos."""
+    data, cams = context.data, None
+    sizes = data.sizes(data.train_split)
+    most = collections.Counter(sizes).most_common(1)[0][0]  # One size is compiled for.
+    members = [k for k, size in enumerate(sizes) if size == most]
+    chosen = [members[k] for k in dataset.evenly(len(members), context.config.report.photos)]
+    if "cams" in phase.needs:
+        folder = context.workdir.folder(phase.needs["cams"])
+        cams = functools.partial(cam_files.read, file_sets.reader(folder))
+    reader = context.reader(data.train_split, cams, chosen)
+    write = functools.partial(explained.write, context.workdir.folder(phase.name))
+    stage = phase.needs["weights"]
+    params, title = context.stage_params(stage), f"{stage} step by step"
+    passes.run(title, context.explain, params, reader, write, context.local)
+
+
 def predict_val(context: Context, phase: Phase) -> None:
-    """Segments the validation photos by a stage."""
-    _predict(context, phase, context.segmentation, "segmentation")
+    """Segments the validation photos by a stage.
+
+    Of some, certainty and initial labels are kept, to be scored.
+    """
+    ids = context.data.ids(context.data.val_split)
+    kept = {ids[k] for k in dataset.evenly(len(ids), _KEPT)}
+    _predict(context, phase, context.segmentation, "segmentation", kept)
 
 
 def postprocess_val(context: Context, phase: Phase) -> None:
@@ -198,9 +240,16 @@ def postprocess_val(context: Context, phase: Phase) -> None:
     _predict(context, phase, context.postprocessed, "post-processing")
 
 
-def _predict(context: Context, phase: Phase, function: Callable, what: str) -> None:
+def _predict(
+    context: Context, phase: Phase, function: Callable, what: str, kept: Collection[str] = ()
+) -> None:
     stage, split = phase.needs["weights"], context.data.val_split
-    write = functools.partial(output.write, context.workdir.folder(phase.name))
+    folder = context.workdir.folder(phase.name)
+
+    def write(name: str, maps: dict[str, np.ndarray]) -> None:
+        dropped = () if name in kept else (details.CERTAINTY, details.INITIAL)
+        output.write(folder, name, {k: v for k, v in maps.items() if k not in dropped})
+
     title = f"{stage} {what} of {split}"
     params, reader = context.stage_params(stage), context.reader(split)
     passes.run(title, function, params, reader, write, context.local)
@@ -209,7 +258,9 @@ def _predict(context: Context, phase: Phase, function: Callable, what: str) -> N
 def score_labels(context: Context, phase: Phase) -> scores.PseudoScore:
     """Scores a set of pseudo labels by the masks of the training split."""
     folder = context.workdir.labels(phase.needs["labels"])
-    return score.score_pseudo(folder, context.data, context.data.train_split)
+    found, behind = score.score_pseudo(folder, context.data, context.data.train_split)
+    details.write(context.workdir.folder(phase.name), behind)
+    return found
 
 
 def sweep_cams(context: Context, phase: Phase) -> scores.CamSweep:
@@ -222,4 +273,7 @@ def score_val(context: Context, phase: Phase) -> scores.PredictionScore:
     """Scores predictions for the validation split by its masks."""
     source, workdir = phase.needs["predictions"], context.workdir
     folder, saliency = workdir.folder(source), workdir.saliency(source)
-    return score.score_predictions(folder, saliency, context.data, context.data.val_split)
+    split = context.data.val_split
+    found, behind = score.score_predictions(folder, saliency, context.data, split)
+    details.write(context.workdir.folder(phase.name), behind)
+    return found

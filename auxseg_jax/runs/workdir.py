@@ -1,6 +1,8 @@
 """The layout of a workdir. Everything that reads or writes one asks here.
 
 config.json, manifest.json, metrics.jsonl, tensorboard/, results.json
+oracle.jsonl                           when masks were read, and what for
+report.html, truth/<split>/<id>.png    the page to look at, and masks that it shows
 review/sheet.jpg                       photos, pseudo labels and predictions, if there are no masks
 <phase>/DONE.json                      written last; a resumed run looks for it
 classifier/{checkpoints,params}
@@ -24,8 +26,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from auxseg_jax import trees
-from auxseg_jax.config import declared
+from auxseg_jax.config import declared, differences
 from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
@@ -35,7 +36,6 @@ from auxseg_jax.report import manifest as manifest_lib
 
 CLASSIFIER, CAM, CLASSIFIER_CAM, REVIEW = "classifier", "cam", "classifier_cam", "review"
 _DONE = "DONE.json"
-_ABSENT = object()
 _OLD_DIGEST = r"[0-9a-f]{16}"  # Before 0.4 it was a hash of paths and times, not of the content.
 _UNFINISHED = r"\.[0-9a-f]{32}"  # What a kill leaves of a file.
 
@@ -73,6 +73,21 @@ class Workdir:
     def metrics(self) -> epath.Path:
         """Scalars of training, one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> epath.Path:
+        """The page to look at."""
+        return self.path / "report.html"
+
+    @property
+    def truth(self) -> epath.Path:
+        """Masks that the report shows, <split>/<id>.png."""
+        return self.path / "truth"
+
+    @property
+    def oracle(self) -> epath.Path:
+        """When masks were read; see `runs.journal`."""
+        return self.path / "oracle.jsonl"
 
     @property
     def tensorboard(self) -> epath.Path:
@@ -176,13 +191,9 @@ class Workdir:
                 )
             return
         written, _ = declared.complete(self._read_object(self.config))
-        old, new = (
-            {k: v for k, v in trees.flatten(fields).items() if not declared.is_free(k)}
-            for fields in (manifest_lib.plain(written), manifest_lib.plain(config))
-        )
-        changed = [k for k in sorted(old | new) if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
-        if changed:
-            lines = [_difference(key, old, new) for key in changed]
+        found = differences.between(manifest_lib.plain(written), manifest_lib.plain(config))
+        if changed := [d for d in found if not d.is_free]:
+            lines = [f"{d.field}: {d.before!r} there, {d.after!r} now" for d in changed]
             raise UserError(
                 f"{self.path} belongs to a run with another config:\n  "
                 + "\n  ".join(lines)
@@ -245,11 +256,6 @@ class Workdir:
             except BlockingIOError as error:
                 raise UserError(f"another process is at work in {self.path}") from error
             yield
-
-
-def _difference(key: str, old: dict[str, Any], new: dict[str, Any]) -> str:
-    before, now = (fields.get(key, "(absent)") for fields in (old, new))
-    return f"{key.replace('/', '.')}: {before!r} there, {now!r} now"
 
 
 def write_once(path: epath.Path, content: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ spec.json                      what is compared; written first
 runs/<row>/seed_<n>/           a workdir
 logs/<row>.seed_<n>.txt        what that run printed
 failures/<row>.seed_<n>.txt    why it failed; gone when it succeeds
-counts/<row>.seed_<n>.npz      pixels of each photo, for intervals
 study.json, .md, .html         figures, written anew after every run
 """
 
@@ -134,10 +133,6 @@ class StudyFolder:
     def failure(self, run: Run) -> epath.Path:
         """Why a run failed, if it did."""
         return self.path / "failures" / f"{run.name}.txt"
-
-    def counts(self, run: Run) -> epath.Path:
-        """Pixels of each photo."""
-        return self.path / "counts" / f"{run.name}.npz"
 
 
 def run_all(

@@ -1,32 +1,23 @@
 """The table of a study: means over seeds, and differences to the first row with their intervals."""
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from auxseg_jax.data import dataset
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import intervals
 from auxseg_jax.files import storage
 from auxseg_jax.report.results import Results
 from auxseg_jax.runs import photo_counts
 from auxseg_jax.runs.photo_counts import MEASURES
-from auxseg_jax.studies.study import Load, Run, StudyFolder
+from auxseg_jax.studies.study import Run, StudyFolder
 
 
-def write(folder: StudyFolder, load: Load) -> dict[str, Any]:
-    """Writes study.json and study.md of the runs that are finished, and returns the first.
-
-    Args:
-      folder: the study.
-      load: see `study.Load`.
-    """
+def write(folder: StudyFolder) -> dict[str, Any]:
+    """Writes study.json and study.md of the runs that are finished, and returns the first."""
     runs = folder.runs()
     finished = [run for run in runs if run.workdir.results.exists()]
-    counts = {run.name: _counts(folder, run, load) for run in finished}
+    counts = {run.name: photo_counts.of_run(run.workdir) for run in finished}
     results = {
         run.name: Results.from_json(storage.read_json(run.workdir.results)) for run in finished
     }
@@ -53,25 +44,6 @@ def write(folder: StudyFolder, load: Load) -> dict[str, Any]:
     storage.write_json(folder.path / "study.json", content)
     storage.write_bytes(folder.path / "study.md", markdown(content).encode())
     return content
-
-
-def _counts(folder: StudyFolder, run: Run, load: Load) -> dict[str, intervals.Counts]:
-    """Returns the counts of a finished run; they are made once."""
-    path = folder.counts(run)
-    if not path.exists():
-        data = dataset.prepare(**load(run.flags).data)
-        found = photo_counts.of_run(run.workdir, data)
-        arrays = {measure: counts.pixels for measure, counts in found.items()}
-        names = {f"{m}/ids": np.array(counts.ids, np.str_) for m, counts in found.items()}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays, **names)
-        storage.write_bytes(path, buffer.getvalue())
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
-        return {
-            measure: intervals.Counts(tuple(stored[f"{measure}/ids"].tolist()), stored[measure])
-            for measure in MEASURES
-            if measure in stored
-        }
 
 
 def _cell(

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,6 +43,7 @@ class Schedule:
       log_every: steps between two lines of metrics, which are means over them.
       checkpoint_every: steps between two checkpoints.
       keep: the last checkpoints, so many, are kept.
+      lr: number of updates so far -> learning rate of the backbone, for the log.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Schedule:
     log_every: int
     checkpoint_every: int
     keep: int
+    lr: Callable[[int], Any] = lambda step: 0.0
 
 
 def fit(
@@ -106,6 +109,7 @@ def fit(
                 if save or step % schedule.log_every == 0:
                     values = _mean_metrics(window, names, step)
                     photos = len(window) * len(batch["image"])  # Over all hosts.
+                    values["lr"] = float(schedule.lr(step - 1))
                     values["photos_per_second"] = photos / (time.monotonic() - began)
                     speed, loss = values["photos_per_second"], values["loss"]
                     note = f"{speed:.0f} photos/s loss {loss:.4f}"

@@ -96,10 +96,15 @@ def make_optimizer(params: dict, steps: int, options: Options) -> optax.Gradient
     return optax.chain(optax.clip_by_global_norm(options.clip_norm), by_group)
 
 
+def rates(steps: int, options: Options, multiplier: float = 1.0) -> optax.Schedule:
+    """Returns the rate of the parameters with a multiplier; of the backbone by default."""
+    warmup = min(options.warmup, steps // 4)
+    return poly_schedule(options.lr * multiplier, options.power, steps, warmup)
+
+
 def _group(multiplier: float, steps: int, options: Options) -> optax.GradientTransformation:
     """Returns the optimiser of the parameters whose rate has this multiplier."""
-    warmup = min(options.warmup, steps // 4)
-    schedule = poly_schedule(options.lr * multiplier, options.power, steps, warmup)
+    schedule = rates(steps, options, multiplier)
     momentum, decay = options.momentum, options.weight_decay
     if options.name == "adamw":
         return optax.adamw(schedule, momentum, options.second_momentum, weight_decay=decay)

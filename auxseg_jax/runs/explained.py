@@ -1,0 +1,47 @@
+"""The files of `work.explain`: <stage>/explain/<id>.npz, one a photo."""
+
+import io
+import zipfile
+
+import numpy as np
+from etils import epath
+
+from auxseg_jax.errors import UserError
+from auxseg_jax.files import storage
+
+
+def write(folder: epath.Path, name: str, maps: dict[str, np.ndarray]) -> None:
+    """Writes what `explain.explain` returns of one photo.
+
+    Of the grid of the affinities the part is kept that holds the photo: "grid" is its rows and
+    columns.
+    """
+    maps = dict(maps)
+    maps["certainty"] = np.round(255 * maps["certainty"]).astype(np.uint8)
+    if "extent" in maps:
+        (rows, columns), of = maps.pop("extent"), maps["grid"]
+        inside = (np.arange(rows)[:, None] * of[1] + np.arange(columns)).ravel()
+        maps["grid"] = np.array([rows, columns], np.int32)
+        if "affinity" in maps:
+            maps["affinity"] = maps["affinity"][:, inside][:, :, inside]
+        if "unary" in maps:
+            maps["unary"] = maps["unary"][inside]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **maps)
+    storage.write_bytes(folder / f"{name}.npz", buffer.getvalue())
+
+
+def read(folder: epath.PathLike) -> dict[str, dict[str, np.ndarray]]:
+    """Returns {id: maps} of all photos of a folder, by their ids.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    found = {}
+    for path in storage.matching(folder, "*.npz"):
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+                found[path.stem] = dict(stored)
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({error}); delete its folder") from error
+    return found

@@ -1,0 +1,243 @@
+"""The photos of a report: which ones, and the pictures of each step."""
+
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from auxseg_jax.data import features, pseudo_labels
+from auxseg_jax.data.dataset import SHOW, Dataset, evenly
+from auxseg_jax.evaluation import details, intervals
+from auxseg_jax.files import file_sets, images
+from auxseg_jax.inference import contact_sheet
+from auxseg_jax.report import pages
+from auxseg_jax.runs import explained
+from auxseg_jax.runs.review import agreement
+from auxseg_jax.runs.workdir import CAM, Workdir
+
+_OF_TRAIN = 6
+"""Training photos, where no step by step was kept."""
+
+_EACH = 3
+"""Validation photos of the worst, of the median and of the best IoU."""
+
+_OF_AFFINITY = 4
+
+
+class Photos:
+    """The photos of a report.
+
+    Args:
+      folder: the workdir.
+      data: its data; None if they are gone: then there are no photos.
+      stages: the stages of which anything is finished.
+      scored: the last phase that scored predictions, or None.
+
+    Attributes:
+      train_order: how the training photos are ordered, in words.
+    """
+
+    def __init__(
+        self, folder: Workdir, data: Dataset | None, stages: Sequence[str], scored: str | None
+    ):
+        self._folder, self._data, self._stages, self._scored = folder, data, stages, scored
+        self.train_order = ""
+        self._explained = {
+            stage: explained.read(folder.folder(f"{stage}/explain"))
+            for stage in stages
+            if folder.done(f"{stage}/explain").exists()
+        }
+
+    @property
+    def explained_stage(self) -> str:
+        """The last stage whose steps were kept; "" without any."""
+        return next(reversed(self._explained), "")
+
+    def train(self) -> list[dict[str, Any]]:
+        """Returns training photos with their pictures of every stage."""
+        data = self._data
+        if data is None or not self._folder.done(CAM).exists():
+            return []
+        every = data.ids(data.train_split)
+        names = [name for maps in self._explained.values() for name in maps]
+        chosen = list(dict.fromkeys(names)) or [every[k] for k in evenly(len(every), _OF_TRAIN)]
+        chosen = [name for name in chosen if name in set(every)]
+        if not data.has_masks(data.train_split) and self._explained:
+            chosen = self._least_certain_first(chosen)
+            self.train_order = ", those first whose prediction and pseudo label agree least"
+        truths = self._truths(data.train_split, chosen)
+        found = []
+        for name in chosen:
+            raw = self._raw(data.train_split, name)
+            photo = features.decode_image(raw["image"])
+            present = [data.classes[k + 1] for k in np.flatnonzero(raw["labels"])]
+            fixed = [pages.photo(photo, "photo", f"the photo {name}")]
+            fixed += self._given_saliency(raw, name)
+            first = self._labels(CAM, name, ("segmentation", "cam_class", "cam_score"))
+            if "cam_class" in first:
+                maps = (first["cam_class"], first["cam_score"])
+                fixed.append(pages.cam(*maps, "initial CAM", f"initial CAM of {name}"))
+            if first:
+                fixed.append(_over(photo, first["segmentation"], "initial label", name))
+            if name in truths:
+                fixed.append(_over(photo, truths[name], "truth", name))
+            title = f"{name}: {', '.join(present) or 'none of the classes'}"
+            stages = self._by_stage(lambda stage, n=name, p=photo: self._train_stage(stage, n, p))
+            found.append({"title": title, "fixed": fixed, "stages": stages})
+        return found
+
+    def val(self) -> list[dict[str, Any]]:
+        """Returns validation photos of the worst, the median and the best IoU."""
+        data = self._data
+        behind = details.read(self._folder.folder(self._scored)) if self._scored else None
+        if data is None or behind is None:
+            return []
+        counts = behind.photos
+        ious = intervals.mean_iou(counts.pixels)
+        order = np.argsort(ious, kind="stable")
+        middle = max(len(order) // 2 - 1, 0)
+        groups = {
+            "worst": order[:_EACH],
+            "median": order[middle : middle + _EACH],
+            "best": order[-_EACH:][::-1],
+        }
+        chosen = {int(k): word for word, members in groups.items() for k in members}
+        truths = self._truths(data.val_split, [counts.ids[k] for k in chosen])
+        found = []
+        for index, word in chosen.items():
+            name = counts.ids[index]
+            photo = features.decode_image(self._raw(data.val_split, name)["image"])
+            fixed = [pages.photo(photo, "photo", f"the photo {name}")]
+            if name in truths:
+                fixed.append(_over(photo, truths[name], "truth", name))
+            stages = self._by_stage(lambda stage, n=name, p=photo: self._val_stage(stage, n, p))
+            title = f"{name}: {word}, IoU {ious[index]:.0f}%"
+            found.append({"title": title, "fixed": fixed, "stages": stages})
+        return found
+
+    def affinities(self) -> list[dict[str, Any]]:
+        """Returns the affinities of some photos as pictures of numbers."""
+        if self._data is None or not self._explained:
+            return []
+        found = []
+        for name, maps in list(self._explained[self.explained_stage].items())[:_OF_AFFINITY]:
+            if "grid" not in maps:
+                continue
+            parts, names = [], []
+            if "affinity" in maps:
+                count, cells = maps["affinity"].shape[:2]
+                parts.append(maps["affinity"].reshape(count * cells, cells))
+                known = ["fused", "segmentation", "saliency"]
+                others = [f"source {k}" for k in range(1, count)]
+                names += known[:count] if count <= len(known) else ["fused", *others]
+            if "unary" in maps:
+                parts.append(maps["unary"][None])
+                names.append("unary")
+            image = self._raw(self._data.train_split, name)["image"]
+            photo = pages.photo(features.decode_image(image), name, name)
+            rows, columns = maps["grid"].tolist()
+            found.append(
+                {
+                    "name": name,
+                    "photo": photo.src,
+                    "data": pages.numbers(np.concatenate(parts)),
+                    "rows": rows,
+                    "columns": columns,
+                    "names": names,
+                    "neighbours": [f"{v:.1f}" for v in maps.get("neighbours", np.zeros(0))],
+                }
+            )
+        return found
+
+    def _by_stage(self, pictures: Any) -> list[dict[str, Any]]:
+        last = len(self._stages) - 1
+        return [
+            {"index": index, "is_last": index == last, "images": pictures(stage)}
+            for index, stage in enumerate(self._stages)
+        ]
+
+    def _train_stage(self, stage: str, name: str, photo: np.ndarray) -> list[pages.Picture]:
+        maps = self._explained.get(stage, {}).get(name, {})
+        found = []
+        if maps:
+            for kind, caption in (("cam", "CAM"), ("walked", "propagated CAM")):
+                pair = maps[f"{kind}_class"], maps[f"{kind}_score"]
+                found.append(pages.cam(*pair, caption, f"{caption} of {name}, {stage}"))
+        labels = self._labels(f"{stage}/pseudo", name, ("segmentation", "saliency"))
+        if labels:
+            text = f"saliency of {name} after {stage}"
+            found.append(pages.photo(labels["saliency"], "saliency after", text))
+            found.append(_over(photo, labels["segmentation"], "pseudo label", name))
+        if maps:
+            found.append(_over(photo, maps["labels"], "prediction", name))
+            text = f"certainty of the prediction of {name}, {stage}"
+            found.append(pages.photo(maps["certainty"], "certainty", text))
+        return found
+
+    def _val_stage(self, stage: str, name: str, photo: np.ndarray) -> list[pages.Picture]:
+        found = []
+        kinds = (
+            ("val/initial", "initial prediction"),
+            ("val", "prediction"),
+            ("post", "post-processed"),
+        )
+        for place, caption in kinds:
+            path = self._folder.folder(stage) / place / f"{name}.png"
+            if path.exists():
+                found.append(_over(photo, images.read_plane(path), caption, name))
+        for kind in ("saliency", "certainty"):
+            path = self._folder.folder(stage) / "val" / kind / f"{name}.png"
+            if path.exists():
+                found.append(pages.photo(images.read_plane(path), kind, f"{kind} of {name}"))
+        return found
+
+    def _labels(self, phase: str, name: str, maps: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns a photo's pseudo labels of a phase; {} where it is not finished."""
+        if not self._folder.done(phase).exists():
+            return {}
+        if phase == CAM and not (self._folder.labels(CAM) / "cam_class").exists():
+            maps = ("segmentation",)  # Of masks, or as records.
+        return pseudo_labels.read(file_sets.reader(self._folder.labels(phase)), name, maps)
+
+    @staticmethod
+    def _given_saliency(raw: dict[str, Any], name: str) -> list[pages.Picture]:
+        if "saliency" not in raw:
+            return []
+        plane = images.decode_plane(raw["saliency"])
+        return [pages.photo(plane, "saliency given", f"given saliency of {name}")]
+
+    def _least_certain_first(self, names: Sequence[str]) -> list[str]:
+        stage = self.explained_stage
+        maps = self._explained[stage]
+
+        def agree(name: str) -> float:
+            labels = self._labels(f"{stage}/pseudo", name, ("segmentation",))
+            if name not in maps or not labels:
+                return 1.0
+            return agreement(maps[name]["labels"], labels["segmentation"])
+
+        return sorted(names, key=agree)
+
+    def _truths(self, split: str, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Returns the masks of photos, to show. They are kept, so that they are read once."""
+        data = self._data
+        if not data.has_masks(split):
+            return {}
+        folder = self._folder.truth / split
+        absent = {name for name in names if not (folder / f"{name}.png").exists()}
+        for name, mask in data.masks(split, SHOW, only=absent) if absent else ():
+            images.write_label_png(folder / f"{name}.png", mask)
+        paths = {name: folder / f"{name}.png" for name in names}
+        return {name: images.read_plane(path) for name, path in paths.items() if path.exists()}
+
+    def _raw(self, split: str, name: str) -> dict[str, Any]:
+        return self._data.photos(split)[self._index(split)[name]]
+
+    @functools.cache  # noqa: B019 The object lives as long as one report.
+    def _index(self, split: str) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self._data.ids(split))}
+
+
+def _over(photo: np.ndarray, labels: np.ndarray, caption: str, name: str) -> pages.Picture:
+    return pages.photo(contact_sheet.overlay(photo, labels), caption, f"{caption} of {name}")
