@@ -194,6 +194,13 @@ def launch(*arguments, **environment) -> subprocess.Popen:
     )
 
 
+def finish(*arguments, **environment):
+    """Runs launch.py to its end; returns (exit status, output)."""
+    process = launch(*arguments, **environment)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, output
+
+
 def wait_for(condition, *processes, seconds=240):
     """Until condition(), while the processes run."""
     end = time.monotonic() + seconds

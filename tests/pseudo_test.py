@@ -207,13 +207,18 @@ def updated(maps_given=True, iterations=0, **changes):
         kept = update.classifier_cam(cams["classifier"], batch, **shape)
         batch["classifier_cam"] = kept["cam"]
     walks = {"beta": 1.0, "steps": 1, "normalize": False, "restart": 0.0}
-    out = update.updated_labels(
-        cams["stage"],
-        batch,
+    propagate = functools.partial(
+        update.propagate,
         network=network,
         grid=Grid(1, 0),
         options=options,
         walk=functools.partial(random_walk.random_walk, **walks),
+    )
+    out = update.updated_labels(
+        cams["stage"],
+        batch,
+        propagate=propagate,
+        options=options,
         fuse=functools.partial(fuse, **fusion),
         crf=crf_options,
     )

@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": ("evaluate", "score a folder of label maps or CAMs by masks"),
     "study": ("study", "compare rows of fields over seeds, with intervals"),
     "report": ("report", "write report.html of a run, to look at"),
+    "compare": ("compare", "compare two runs: config, figures with intervals, photos"),
+    "reproduce": ("reproduce", "run a run again from its manifest, and compare"),
     "audit": ("audit", "say what a run read masks for, and whether labels are as they were"),
     "prepare": ("prepare", "check and prepare a data set, and say what it holds"),
     "labels": ("labels", "read image-level labels, and lay out a folder of photos"),

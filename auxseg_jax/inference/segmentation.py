@@ -118,17 +118,9 @@ def segment(
     if crf and crf.iterations:
         sharpen = functools.partial(crf_lib.segmentation, options=crf)
         scores["seg"] = jax.vmap(sharpen)(photo.astype(jnp.float32), scores["seg"], inside)
-    maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
+    maps = _maps_of(scores, show.names)
     if "overlay" in show.names:
         maps["photo"] = photo
-    if "probabilities" in show.names:
-        maps["probabilities"] = scores["seg"]
-    if "certainty" in show.names:
-        maps["certainty"] = scores["seg"].max(-1)
-    if "initial" in show.names and "initial" in scores:
-        maps["initial"] = scores["initial"].argmax(-1).astype(jnp.uint8)
-    if "saliency" in show.names and "sal" in scores:
-        maps["saliency"] = scores["sal"][..., 0]
     if {"cam", "affinity"} & set(show.names):
         outputs = network.apply({"params": network.cast(params)}, image, inside=inside)
         if "cam" in show.names:
@@ -137,6 +129,20 @@ def segment(
         if "affinity" in show.names:
             cells = outputs["cam"].shape[1:3]
             maps["affinity"] = _row_at(outputs["affinity"], show.point, cells, size)
+    return maps
+
+
+def _maps_of(scores: Mapping[str, Array], names: Collection[str]) -> dict[str, Array]:
+    """Returns the labels, and what of the probabilities is shown."""
+    maps = {"labels": scores["seg"].argmax(-1).astype(jnp.uint8)}
+    if "probabilities" in names:
+        maps["probabilities"] = scores["seg"]
+    if "certainty" in names:
+        maps["certainty"] = scores["seg"].max(-1)
+    if "initial" in names and "initial" in scores:
+        maps["initial"] = scores["initial"].argmax(-1).astype(jnp.uint8)
+    if "saliency" in names and "sal" in scores:
+        maps["saliency"] = scores["sal"][..., 0]
     return maps
 
 

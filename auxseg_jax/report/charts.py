@@ -57,7 +57,8 @@ def lines(title: str, x_name: str, series: Sequence[Line], is_log: bool = False)
         text = _number(10**tick if is_log else tick)
         parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{text}</text>')
-    for tick in _ticks(x_low, x_high):
+    whole = all(float(x).is_integer() for x in xs)
+    for tick in _ticks(x_low, x_high, least=1.0 if whole else 0.0):
         x, _ = place(tick, y_low)
         text = _number(tick)
         parts.append(f'<text x="{x}" y="{_HEIGHT - 18}" text-anchor="middle">{text}</text>')
@@ -82,13 +83,15 @@ def lines(title: str, x_name: str, series: Sequence[Line], is_log: bool = False)
     )
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Returns round numbers between two."""
-    raw = (high - low) / _TICKS
+def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Returns round numbers between two, `least` apart or more."""
+    raw = max((high - low) / _TICKS, least)
     if raw <= 0:
         return [low]
     base = 10 ** math.floor(math.log10(raw))
     step = next(base * m for m in (1, 2, 5, 10) if base * m >= raw)
+    if high <= low:
+        return [low]
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [k * step for k in range(first, last + 1)]

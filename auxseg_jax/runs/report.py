@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,13 +15,11 @@ from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.evaluation import details
 from auxseg_jax.files import storage
 from auxseg_jax.report import charts, pages
-from auxseg_jax.runs import report_photos
+from auxseg_jax.runs import report_curves, report_photos
 from auxseg_jax.runs.journal import Journal
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
 from auxseg_jax.runs.workdir import CAM, CLASSIFIER, Workdir
-
-_MOST_POINTS = 400  # Of a line of a chart.
 
 
 def write(folder: Workdir) -> None:
@@ -77,7 +74,7 @@ class _Run:
             "kept": (self._certainty() or {}).get("photos", 0),
             "class_headings": [name for name, _ in self._scored_classes()],
             "classes": self._class_rows(),
-            "charts": list(filter(None, self._charts())),
+            "charts": self._charts(),
             "shown_stages": self._stages,
             "colours": pages.legend(self._classes),
             "train_photos": photos.train(),
@@ -189,46 +186,10 @@ class _Run:
         ]
 
     def _charts(self) -> list[str]:
-        records = self._metrics()
-        by_phase: dict[str, list[dict[str, Any]]] = {}
-        for record in records:
-            by_phase.setdefault(record["phase"], []).append(record)
-
-        def series(key: str) -> list[charts.Line]:
-            return [
-                charts.Line(name, _thin([(r["step"], r[key]) for r in rows if key in r]))
-                for name, rows in by_phase.items()
-            ]
-
-        last = by_phase.get(self._stages[-1], []) if self._stages else []
-        names = sorted({key for row in last for key in row if key.startswith("loss_")})
-        parts = [
-            charts.Line(name, _thin([(r["step"], r[name]) for r in last if name in r]))
-            for name in names
-        ]
-        stages = self._stage_rows()
-        steps = [row for row in stages if row["name"] in self._stages]
-        curves = [
-            charts.Line(
-                heading, [(n, float(r["cells"][k])) for n, r in enumerate(steps) if r["cells"][k]]
-            )
-            for k, heading in enumerate(("initial", "refined", "val", "post", "pseudo labels"))
-        ]
-        title = f"Losses of {self._stages[-1]}" if self._stages else ""
-        return [
-            charts.lines("mIoU a stage, percent", "stage", curves),
-            charts.lines("Loss", "step", series("loss"), is_log=True),
-            charts.lines(title, "step", parts, is_log=True) if parts else "",
-            charts.lines("Learning rate of the backbone", "step", series("lr")),
-        ]
-
-    def _metrics(self) -> list[dict[str, Any]]:
-        path = self._folder.metrics
-        if not path.exists():
-            return []
-        # The last line may be half written when a run was killed.
-        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        return [json.loads(line) for line in lines]
+        steps = [row["cells"] for row in self._stage_rows() if row["name"] in self._stages]
+        columns = [[row[k] for row in steps] for k in range(len(_STAGE_HEADINGS))]
+        figures = dict(zip(_STAGE_HEADINGS, columns, strict=True))
+        return report_curves.draw(self._folder, self._stages, figures)
 
     def _confusion(self) -> dict[str, Any] | None:
         last = self._last_score()
@@ -283,11 +244,6 @@ class _Run:
         content.pop("config", None)
         flat = trees.flatten({k: v for k, v in content.items() if v != {}})
         return [(name.replace("/", "."), str(value)) for name, value in flat.items()]
-
-
-def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    step = -(-len(points) // _MOST_POINTS) or 1
-    return list(points[::step])
 
 
 def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:

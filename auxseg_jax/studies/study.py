@@ -212,6 +212,6 @@ def _train(folder: StudyFolder, run: Run) -> str:
         raise preemption.Preempted(f"{run.name} was stopped")
     if not code:
         return ""
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_bytes().decode(errors="replace").strip().splitlines()
     said = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
     return f"{said[-1].removeprefix('error: ')} (exit status {code})"

@@ -7,6 +7,7 @@ from typing import Any
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import intervals
 from auxseg_jax.files import storage
+from auxseg_jax.report import charts, pages
 from auxseg_jax.report.results import Results
 from auxseg_jax.runs import photo_counts
 from auxseg_jax.runs.photo_counts import MEASURES
@@ -43,6 +44,7 @@ def write(folder: StudyFolder) -> dict[str, Any]:
     }
     storage.write_json(folder.path / "study.json", content)
     storage.write_bytes(folder.path / "study.md", markdown(content).encode())
+    storage.write_bytes(folder.path / "study.html", page(content).encode())
     return content
 
 
@@ -111,6 +113,39 @@ def markdown(content: Mapping[str, Any]) -> str:
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *notes(content)]
     return "\n".join(lines) + "\n"
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """Returns the table of a study as a page.
+
+    Args:
+      content: of study.json.
+    """
+    headings, rows = cells(content)
+    series = [
+        charts.Line(name, [(entry["stage"], entry["val"]) for entry in row["stages"]])
+        for name, row in content["table"].items()
+    ]
+    minutes = {name: row["minutes"] for name, row in content["table"].items()}
+    fields = [
+        {
+            "name": name,
+            "text": " ".join(f"{key}={value}" for key, value in row.items()) or "(as configured)",
+            "minutes": ", ".join(f"{value:.0f}" for value in minutes[name]),
+        }
+        for name, row in content["rows"].items()
+    ]
+    return pages.render(
+        "study.html",
+        title="Study · auxseg_jax",
+        heading=content["title"],
+        command=command(content),
+        headings=headings,
+        rows=rows,
+        notes=notes(content),
+        charts=list(filter(None, [charts.lines("val mIoU of each stage", "stage", series)])),
+        fields=fields,
+    )
 
 
 def command(content: Mapping[str, Any]) -> str:

@@ -1,0 +1,184 @@
+"""Two runs side by side: what they were made of, what came out, and which photos changed."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from auxseg_jax import trees
+from auxseg_jax.config import differences
+from auxseg_jax.data import dataset, features
+from auxseg_jax.evaluation import details, intervals
+from auxseg_jax.files import images, storage
+from auxseg_jax.inference import contact_sheet
+from auxseg_jax.report import pages
+from auxseg_jax.runs.workdir import Workdir
+
+EQUAL, NOISE, DIFFERENT = "equal", "within noise", "different"
+
+_MEAN_IOU = {"val_miou": "val mIoU", "miou_255_as_miss": "pseudo labels, mIoU"}
+_OTHERS = {"map": "classifier, mAP", "best_miou": "CAM, best mIoU (oracle)"}
+_PHOTOS = 12
+
+
+class Figure(NamedTuple):
+    """One figure of two runs, percent.
+
+    Attributes:
+      phase: the phase that scored it.
+      name: what it is.
+      first: of the first run.
+      second: of the second.
+      interval: of their difference; None where photos are not known one by one, or are others.
+      verdict: EQUAL, NOISE or DIFFERENT.
+    """
+
+    phase: str
+    name: str
+    first: float
+    second: float
+    interval: intervals.Interval | None
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What differs between two runs.
+
+    Attributes:
+      config: fields of the config.
+      environment: entries of the manifest: versions, devices, data.
+      figures: every figure that both have.
+      photos: (id, IoU of the first run, of the second), the largest change first.
+      scored: the phase that scored these photos; "" without any.
+    """
+
+    config: Sequence[differences.Difference]
+    environment: Sequence[differences.Difference]
+    figures: Sequence[Figure]
+    photos: Sequence[tuple[str, float, float]]
+    scored: str
+
+    @property
+    def verdict(self) -> str:
+        """EQUAL if every figure is; NOISE if every difference is that has an interval."""
+        differing = [figure for figure in self.figures if figure.verdict != EQUAL]
+        if not differing:
+            return EQUAL
+        judged = {figure.verdict for figure in differing if figure.interval}
+        return NOISE if judged == {NOISE} else DIFFERENT
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as JSON."""
+        return {
+            "verdict": self.verdict,
+            "config": [d._asdict() for d in self.config],
+            "environment": [d._asdict() for d in self.environment],
+            "figures": [
+                f._asdict() | {"interval": f.interval._asdict() if f.interval else None}
+                for f in self.figures
+            ],
+            "photos": [list(entry) for entry in self.photos],
+        }
+
+
+def compare(first: Workdir, second: Workdir) -> Comparison:
+    """Compares two runs, as far as both are.
+
+    Raises:
+      UserError: one is no workdir.
+    """
+    figures, changed, scored = [], [], ""
+    theirs = _finished(second)
+    for phase, result in _finished(first).items():
+        if phase not in theirs:
+            continue
+        ours, others = (details.read(folder.folder(phase)) for folder in (first, second))
+        is_same = ours is not None and others is not None and ours.photos.ids == others.photos.ids
+        for key, name in (_MEAN_IOU | _OTHERS).items():
+            if key in result and key in theirs[phase]:
+                pair = result[key], theirs[phase][key]
+                photos = (ours.photos, others.photos) if is_same and key in _MEAN_IOU else None
+                figures.append(_figure(phase, name, pair, photos))
+        if is_same and "val_miou" in result and not phase.endswith("post_score"):
+            scored = phase
+            ious = [intervals.mean_iou(behind.photos.pixels) for behind in (ours, others)]
+            order = np.argsort(-np.abs(ious[1] - ious[0]), kind="stable")[:_PHOTOS]
+            changed = [(ours.photos.ids[k], float(ious[0][k]), float(ious[1][k])) for k in order]
+    configs = (storage.read_json(folder.config) for folder in (first, second))
+    return Comparison(
+        differences.between(*configs),
+        differences.between(*(_environment(folder) for folder in (first, second))),
+        figures,
+        [entry for entry in changed if entry[1] != entry[2]],
+        scored,
+    )
+
+
+def _figure(
+    phase: str,
+    name: str,
+    pair: tuple[float, float],
+    photos: tuple[intervals.Counts, intervals.Counts] | None,
+) -> Figure:
+    first, second = pair
+    found = None
+    if photos:
+        found = intervals.compare([photos[1].pixels], [photos[0].pixels])
+    verdict = NOISE if found and found.is_noise else DIFFERENT
+    return Figure(phase, name, first, second, found, EQUAL if first == second else verdict)
+
+
+def _finished(folder: Workdir) -> dict[str, Mapping[str, Any]]:
+    """Returns {phase: figures} of what is finished, in the order of their end."""
+    folder.classes()  # It says where there is no workdir.
+    found = {}
+    for pattern in ("*/DONE.json", "*/*/DONE.json"):
+        for path in storage.matching(folder.path, pattern):
+            record = storage.read_json(path)
+            found[str(path.parent.relative_to(folder.path))] = record["result"] or {}
+    return dict(sorted(found.items()))
+
+
+def _environment(folder: Workdir) -> dict[str, Any]:
+    content = storage.read_json(folder.manifest)
+    left_out = ("config", "copied", "seed")
+    kept = {name: value for name, value in content.items() if name not in left_out and value != {}}
+    kept.get("data", {}).pop("state", None)
+    return trees.unflatten(trees.flatten(kept))
+
+
+def page(found: Comparison, first: Workdir, second: Workdir) -> str:
+    """Draws a comparison, with the photos that changed most."""
+    return pages.render(
+        "compare.html",
+        title="Comparison · auxseg_jax",
+        heading="Two runs",
+        first=str(first),
+        second=str(second),
+        found=found,
+        photos=_pictures(found, first, second),
+        colours=pages.legend(first.classes()),
+    )
+
+
+def _pictures(found: Comparison, first: Workdir, second: Workdir) -> list[dict[str, Any]]:
+    config = first.read_config()
+    data = dataset.open_copy(first.data_state(), **config.data)
+    if data is None or not found.scored:
+        return []
+    index = {name: k for k, name in enumerate(data.ids(data.val_split))}
+    stage, entries = found.scored.partition("/")[0], []
+    photos = data.photos(data.val_split)
+    for name, before, after in found.photos:
+        photo = features.decode_image(photos[index[name]]["image"])
+        pictures = [pages.photo(photo, "photo", f"the photo {name}")]
+        for folder, iou, word in ((first, before, "first"), (second, after, "second")):
+            path = folder.folder(stage) / "val" / f"{name}.png"
+            if path.exists():
+                over = contact_sheet.overlay(photo, images.read_plane(path))
+                text = f"{word}: IoU {iou:.0f}%"
+                pictures.append(pages.photo(over, text, f"prediction of the {word} run for {name}"))
+        entries.append({"title": name, "images": pictures})
+    return entries

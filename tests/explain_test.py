@@ -1,0 +1,85 @@
+"""What a report shows of affinities."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.pseudo import explain
+from auxseg_jax.runs import explained
+
+HEIGHT, WIDTH = 3, 4
+POSITIONS = HEIGHT * WIDTH
+
+
+def maps_of(matrix, size=(HEIGHT, WIDTH), inside=None, **outputs):
+    inside = np.ones((1, 2 * size[0], 2 * size[1]), bool) if inside is None else inside
+    outputs = {"affinity": Pairwise.of(jnp.asarray(matrix)[None]), **outputs}
+    outputs["cam"] = jnp.zeros((1, *size, 2))
+    return {
+        name: np.asarray(value[0])
+        for name, value in explain.affinity_maps(outputs, jnp.asarray(inside)).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "matrix, neighbours",
+    [
+        (np.eye(POSITIONS), 1),
+        (np.full((POSITIONS, POSITIONS), 1 / POSITIONS), POSITIONS),
+        (np.kron(np.eye(4), np.full((3, 3), 1 / 3)), 3),
+    ],
+)
+def test_how_many_positions_a_position_looks_at(matrix, neighbours):
+    maps = maps_of(matrix.astype(np.float32))
+    assert maps["neighbours"] == pytest.approx([neighbours], rel=1e-5)
+    assert maps["row_sums"] == pytest.approx([1])
+    np.testing.assert_array_equal(maps["affinity"][0], 255 * (matrix > 0))
+
+
+def test_levels_are_square_roots():
+    row = np.zeros(POSITIONS, np.float32)
+    row[:3] = 0.8, 0.2, -0.01
+    maps = maps_of(np.tile(row, (POSITIONS, 1)))
+    assert maps["affinity"][0, 5, :4].tolist() == [255, 128, 0, 0]
+
+
+def test_large_grids_are_made_coarse():
+    height, width = 40, 50  # Blocks of 3 x 3 cells.
+    matrix = np.eye(height * width, dtype=np.float32)
+    maps = maps_of(matrix, (height, width))
+    rows, columns = maps["grid"]
+    assert (rows, columns) == (14, 17) and maps["extent"].tolist() == [14, 17]
+    # A cell looks at itself, and so does the block that holds it.
+    np.testing.assert_array_equal(maps["affinity"][0], 255 * np.eye(14 * 17))
+
+
+def test_only_what_holds_the_photo_is_kept(tmp_path):
+    inside = np.zeros((1, 2 * HEIGHT, 2 * WIDTH), bool)
+    inside[:, :4, :6] = True
+    maps = maps_of(np.eye(POSITIONS, dtype=np.float32), inside=inside)
+    assert maps["extent"].tolist() == [2, 3]
+    maps |= {"certainty": np.full((4, 6), 0.5, np.float32), "labels": np.zeros((4, 6), np.uint8)}
+    explained.write(tmp_path, "a b", maps)
+    kept = explained.read(tmp_path)["a b"]
+    np.testing.assert_array_equal(kept["affinity"], 255 * np.eye(6)[None])
+    assert kept["grid"].tolist() == [2, 3] and kept["certainty"].max() == 128
+
+
+def test_sources_are_shown_beside_the_fused_one(rng):
+    queries, keys = (
+        tuple(jnp.asarray(rng.normal(size=(1, POSITIONS, 5)), jnp.float32) for _ in range(2))
+        for _ in range(2)
+    )
+    fused = Pairwise(queries, keys, None, None, None, 5)
+    alone = [Pairwise((q,), (k,), None, None, None, 5) for q, k in zip(queries, keys, strict=True)]
+    outputs = {"affinity": fused, "unary": jnp.full((1, POSITIONS), 1 / POSITIONS)}
+    outputs["cam"] = jnp.zeros((1, HEIGHT, WIDTH, 2))
+    inside = jnp.ones((1, HEIGHT, WIDTH), bool)
+    maps = explain.affinity_maps(outputs, inside)
+    assert maps["affinity"].shape == (1, 3, POSITIONS, POSITIONS)
+    assert (np.asarray(maps["unary"]) == 255).all()
+    for k, source in enumerate(alone, 1):
+        one = explain.affinity_maps({"affinity": source, "cam": outputs["cam"]}, inside)
+        np.testing.assert_array_equal(maps["affinity"][:, k], one["affinity"][:, 0])
+    assert explain.affinity_maps({"cam": outputs["cam"]}, inside) == {}
