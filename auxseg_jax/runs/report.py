@@ -21,6 +21,8 @@ from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
 from auxseg_jax.runs.workdir import CAM, CLASSIFIER, Workdir
 
+_STAGE_HEADINGS = ("initial", "refined", "val", "post", "pseudo labels")
+
 
 def write(folder: Workdir) -> None:
     """Writes report.html of what is finished.
@@ -70,7 +72,7 @@ class _Run:
             "is_scored": any(phase.masks for phase in self._phases),
             "figures": self._figures(),
             "stages": self._stage_rows(),
-            "stage_headings": ("initial", "refined", "val", "post", "pseudo labels"),
+            "stage_headings": _STAGE_HEADINGS,
             "kept": (self._certainty() or {}).get("photos", 0),
             "class_headings": [name for name, _ in self._scored_classes()],
             "classes": self._class_rows(),
