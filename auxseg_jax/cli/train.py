@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.workdir
     stdout.print(
         f"results: {folder}/results.json   masks: {folder}/stage_*/val   "
-        f"pseudo labels: {folder}/stage_*/pseudo",
+        f"pseudo labels: {folder}/stage_*/pseudo   to look at: {folder}/report.html",
         markup=False,
     )
     if results.review:

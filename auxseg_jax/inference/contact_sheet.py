@@ -38,6 +38,17 @@ def overlay(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(labels[..., None] > 0, mixed, photo).astype(np.uint8)
 
 
+def cam(classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Draws the largest CAM of each pixel in the colour of its class, uint8 [H, W, 3].
+
+    Args:
+      classes: uint8 [H, W], from 1.
+      scores: uint8 [H, W]; how bright it is.
+    """
+    pixels = palette()[classes].astype(np.float32) * (scores[..., None] / 255)
+    return pixels.astype(np.uint8)
+
+
 def with_legend(picture: np.ndarray, labels: Collection[int], classes: Sequence[str]) -> np.ndarray:
     """Writes the names of classes with their colours below a picture, if it is wide enough.
 

@@ -69,19 +69,6 @@ def labels(values: np.ndarray, caption: str, alt: str) -> Picture:
     return _picture("png", images.encode_label_png(small), small, caption, alt)
 
 
-def cam(classes: np.ndarray, scores: np.ndarray, caption: str, alt: str) -> Picture:
-    """Returns the largest CAM of each pixel: the colour of its class, as bright as its score.
-
-    Args:
-      classes: uint8 [H, W], from 1.
-      scores: uint8 [H, W].
-      caption: see `Picture`.
-      alt: see `Picture`.
-    """
-    pixels = palette()[classes].astype(np.float32) * (scores[..., None] / 255)
-    return photo(pixels.astype(np.uint8), caption, alt)
-
-
 def numbers(levels: np.ndarray) -> str:
     """Returns uint8 [H, W] as a data URI from which a script reads the numbers."""
     return _uri("png", images.encode_png(levels))

@@ -8,6 +8,7 @@ from etils import epath
 
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
+from auxseg_jax.inference import contact_sheet
 
 
 def write(folder: epath.Path, name: str, maps: dict[str, np.ndarray]) -> None:
@@ -45,3 +46,20 @@ def read(folder: epath.PathLike) -> dict[str, dict[str, np.ndarray]]:
         except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged ({error}); delete its folder") from error
     return found
+
+
+def draw(photo: np.ndarray, maps: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns a photo, its CAM before and after the walk, and its prediction, side by side.
+
+    Args:
+      photo: uint8 RGB [H, W, 3].
+      maps: of `read`.
+
+    Returns:
+      uint8 RGB [H, 4 W, 3].
+    """
+    cams = [
+        contact_sheet.cam(maps[f"{kind}_class"], maps[f"{kind}_score"])
+        for kind in ("cam", "walked")
+    ]
+    return np.concatenate([photo, *cams, contact_sheet.overlay(photo, maps["labels"])], 1)

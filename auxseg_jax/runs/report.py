@@ -19,7 +19,7 @@ from auxseg_jax.runs import report_curves, report_photos
 from auxseg_jax.runs.journal import Journal
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
-from auxseg_jax.runs.workdir import CAM, CLASSIFIER, Workdir
+from auxseg_jax.runs.workdir import CAM, CLASSIFIER, REVIEW, Workdir
 
 _STAGE_HEADINGS = ("initial", "refined", "val", "post", "pseudo labels")
 
@@ -61,7 +61,10 @@ class _Run:
 
     def content(self) -> dict[str, Any]:
         """Returns the variables of the template."""
-        photos = report_photos.Photos(self._folder, self._data, self._stages, self._last_score())
+        least = self._result(REVIEW).get("least_certain", ())
+        photos = report_photos.Photos(
+            self._folder, self._data, self._stages, self._last_score(), least
+        )
         preset, found = differences.from_preset(self._config)
         content = {
             "title": f"{self._folder.path.name} · auxseg_jax",
@@ -122,7 +125,7 @@ class _Run:
         value = self._result(f"{CAM}/score").get("miou_255_as_miss")
         add("initial labels", value, "mIoU on train, CAM and saliency")
         add("classifier", self._result(CLASSIFIER).get("map"), "val mAP")
-        review = self._result("review")
+        review = self._result(REVIEW)
         add("labels and prediction agree", review.get("agreement"), "mean IoU, training photos")
         add("saliency and prediction agree", review.get("saliency_iou"), "mean IoU")
         certainty = self._certainty()

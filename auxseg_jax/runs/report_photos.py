@@ -13,7 +13,6 @@ from auxseg_jax.files import file_sets, images
 from auxseg_jax.inference import contact_sheet
 from auxseg_jax.report import pages
 from auxseg_jax.runs import explained
-from auxseg_jax.runs.review import agreement
 from auxseg_jax.runs.workdir import CAM, Workdir
 
 _OF_TRAIN = 6
@@ -33,15 +32,22 @@ class Photos:
       data: its data; None if they are gone: then there are no photos.
       stages: the stages of which anything is finished.
       scored: the last phase that scored predictions, or None.
+      least_certain: training photos that are shown too, of a run that cannot be scored.
 
     Attributes:
       train_order: how the training photos are ordered, in words.
     """
 
     def __init__(
-        self, folder: Workdir, data: Dataset | None, stages: Sequence[str], scored: str | None
+        self,
+        folder: Workdir,
+        data: Dataset | None,
+        stages: Sequence[str],
+        scored: str | None,
+        least_certain: Sequence[str] = (),
     ):
         self._folder, self._data, self._stages, self._scored = folder, data, stages, scored
+        self._least_certain = least_certain
         self.train_order = ""
         self._explained = {
             stage: explained.read(folder.folder(f"{stage}/explain"))
@@ -60,11 +66,11 @@ class Photos:
         if data is None or not self._folder.done(CAM).exists():
             return []
         every = data.ids(data.train_split)
-        names = [name for maps in self._explained.values() for name in maps]
+        names = [*self._least_certain]
+        names += [name for maps in self._explained.values() for name in maps]
         chosen = list(dict.fromkeys(names)) or [every[k] for k in evenly(len(every), _OF_TRAIN)]
         chosen = [name for name in chosen if name in set(every)]
-        if not data.has_masks(data.train_split) and self._explained:
-            chosen = self._least_certain_first(chosen)
+        if self._least_certain:
             self.train_order = ", those first whose prediction and pseudo label agree least"
         truths = self._truths(data.train_split, chosen)
         found = []
@@ -76,8 +82,8 @@ class Photos:
             fixed += self._given_saliency(raw, name)
             first = self._labels(CAM, name, ("segmentation", "cam_class", "cam_score"))
             if "cam_class" in first:
-                maps = (first["cam_class"], first["cam_score"])
-                fixed.append(pages.cam(*maps, "initial CAM", f"initial CAM of {name}"))
+                drawn = contact_sheet.cam(first["cam_class"], first["cam_score"])
+                fixed.append(pages.photo(drawn, "initial CAM", f"initial CAM of {name}"))
             if first:
                 fixed.append(_over(photo, first["segmentation"], "initial label", name))
             if name in truths:
@@ -162,8 +168,8 @@ class Photos:
         found = []
         if maps:
             for kind, caption in (("cam", "CAM"), ("walked", "propagated CAM")):
-                pair = maps[f"{kind}_class"], maps[f"{kind}_score"]
-                found.append(pages.cam(*pair, caption, f"{caption} of {name}, {stage}"))
+                drawn = contact_sheet.cam(maps[f"{kind}_class"], maps[f"{kind}_score"])
+                found.append(pages.photo(drawn, caption, f"{caption} of {name}, {stage}"))
         labels = self._labels(f"{stage}/pseudo", name, ("segmentation", "saliency"))
         if labels:
             text = f"saliency of {name} after {stage}"
@@ -206,18 +212,6 @@ class Photos:
             return []
         plane = images.decode_plane(raw["saliency"])
         return [pages.photo(plane, "saliency given", f"given saliency of {name}")]
-
-    def _least_certain_first(self, names: Sequence[str]) -> list[str]:
-        stage = self.explained_stage
-        maps = self._explained[stage]
-
-        def agree(name: str) -> float:
-            labels = self._labels(f"{stage}/pseudo", name, ("segmentation",))
-            if name not in maps or not labels:
-                return 1.0
-            return agreement(maps[name]["labels"], labels["segmentation"])
-
-        return sorted(names, key=agree)
 
     def _truths(self, split: str, names: Collection[str]) -> dict[str, np.ndarray]:
         """Returns the masks of photos, to show. They are kept, so that they are read once."""

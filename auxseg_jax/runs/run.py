@@ -153,6 +153,8 @@ def _run_phase(context: Context, phase: Phase) -> None:
         "result": to_json(figures) if figures else {},
     }
     write_once(context.workdir.done(phase.name), record)
+    name = phase.name if phase.stage is None else phase.name.partition("/")[2]
+    context.writer.figures(name, phase.stage or 0, record["result"])
     hosts.by_first(lambda: _refresh_report(context.workdir))
     if preemption.asked():
         raise preemption.Preempted(f"stopped by SIGTERM after {phase.name}")

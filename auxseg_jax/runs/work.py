@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import cam_files, dataset, label_check, loader, pseudo_labels
+from auxseg_jax.data import cam_files, dataset, features, label_check, loader, pseudo_labels
 from auxseg_jax.data.dataset import SUPERVISION
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
@@ -218,11 +218,17 @@ def explain(context: Context, phase: Phase) -> None:
     if "cams" in phase.needs:
         folder = context.workdir.folder(phase.needs["cams"])
         cams = functools.partial(cam_files.read, file_sets.reader(folder))
+    photos = data.photos(data.train_split)
     reader = context.reader(data.train_split, cams, chosen)
     write = functools.partial(explained.write, context.workdir.folder(phase.name))
     stage = phase.needs["weights"]
     params, title = context.stage_params(stage), f"{stage} step by step"
     passes.run(title, context.explain, params, reader, write, context.local)
+    hosts.wait(f"explained by {stage}")
+    raws = {photos[k]["id"].decode(): photos[k] for k in chosen}
+    for name, maps in explained.read(context.workdir.folder(phase.name)).items():
+        picture = explained.draw(features.decode_image(raws[name]["image"]), maps)
+        context.writer.image(f"photos/{name}", phase.stage, picture)
 
 
 def predict_val(context: Context, phase: Phase) -> None:

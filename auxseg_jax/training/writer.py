@@ -1,6 +1,8 @@
 """What a run writes down while it goes: metrics.jsonl and TensorBoard events."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorboardX
@@ -66,6 +68,19 @@ class Writer:
             self._write_all()
         for name, value in values.items():
             self._events.add_scalar(f"{phase}/{name}", value, step)
+
+    def figures(self, phase: str, step: int, values: Mapping[str, Any]) -> None:
+        """Adds the figures of a phase that scores to TensorBoard; what is no number is left out."""
+        if not self._writes:
+            return
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                self._events.add_scalar(f"figures/{phase}/{name}", value, step)
+
+    def image(self, name: str, step: int, pixels: np.ndarray) -> None:
+        """Adds a picture, uint8 RGB [H, W, 3], to TensorBoard."""
+        if self._writes:
+            self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def _write_all(self) -> None:
         text = "".join(line + "\n" for line in self._lines)
