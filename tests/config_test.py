@@ -252,7 +252,7 @@ def test_the_declared_fields_are_those_that_the_code_takes():
         "affinity": attributes(TaskAffinity, "sources") | set(auxsegnet._NETWORK_SWITCHES),
         "loss": keywords(losses.total),
         "optimizer": attributes(optimizer.Options, "lr", "layers") | {"name"},
-        "log": attributes(Schedule, "steps", "checkpoint_dir"),
+        "log": attributes(Schedule, "steps", "checkpoint_dir", "lr"),
         "cam": attributes(Views),
         "predict": attributes(Views),
         "post": attributes(Views),
@@ -261,7 +261,7 @@ def test_the_declared_fields_are_those_that_the_code_takes():
         "label_update": attributes(update.UpdateOptions),
         "crf.saliency": attributes(crf.CrfOptions, "filter"),
         "crf.segmentation": attributes(crf.CrfOptions, "filter"),
-        "eval": attributes(loader.BatchOptions, "mean", "std", "grid", "devices", "share"),
+        "eval": attributes(loader.BatchOptions, "grid", "devices", "share", "only"),
     }
     for section, names in code.items():
         assert set(fields.SECTIONS[section]) == names, section

@@ -273,6 +273,11 @@ def test_a_run_without_masks_ends_in_a_review(own):
         assert sheet.width > 1200 and sheet.height > 4 * 100
     again = Results.from_json(json.loads((workdir / "results.json").read_text()))
     assert again.review == results.review
+    page = (workdir / "report.html").read_text()
+    assert "Quality is unmeasured" in page and 'id="confusion"' not in page
+    places = [page.index(f"<h3>{name}:") for name in results.review.least_certain]
+    assert places == sorted(places) and "agree least" in page
+    assert not (workdir / "oracle.jsonl").exists() and not (workdir / "truth").exists()
 
 
 def test_a_finished_run_knows_its_data_by_their_content(own, tmp_path, capsys):
