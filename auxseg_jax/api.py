@@ -13,9 +13,11 @@ from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import scores
 from auxseg_jax.evaluation.score import score_folder
 from auxseg_jax.report.results import Results
+from auxseg_jax.runs.journal import Journal
 from auxseg_jax.runs.prediction_files import predict_files
 from auxseg_jax.runs.predictor import Prediction, Predictor
 from auxseg_jax.runs.run import train
+from auxseg_jax.runs.workdir import Workdir
 
 __all__ = [
     "Evaluation",
@@ -75,4 +77,8 @@ def evaluate(
         known = f"{config.data.train_split} and {config.data.val_split}"
         raise UserError(f"there is no split {split!r}; there are {known}")
     data = dataset_lib.prepare(**fields)
+    for folder in map(Workdir, epath.Path(predictions).absolute().parents):
+        if folder.config.exists() and folder.manifest.exists():  # Its predictions are scored.
+            data = dataclasses.replace(data, journal=Journal(folder.oracle))
+            break
     return Evaluation(split, score_folder(predictions, data, split))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
+from auxseg_jax import api
 from auxseg_jax.analysis import audit
 from auxseg_jax.analysis.findings import FAIL, NOTE, PASS
 from auxseg_jax.data import dataset
@@ -73,11 +74,44 @@ def test_labels_as_good_as_masks_are_found(run):
     assert found.status == FAIL and "mIoU 99.7" in found.text and "off by 0.10%" in found.text
 
 
-def test_a_journal_that_is_not_whole_is_said(run):
+def test_a_journal_that_is_not_whole_is_found(run):
     lines = run.oracle.read_text().splitlines()
     run.oracle.write_text("".join(f"{line}\n" for line in lines if "cam/score" not in line))
     found = statuses(run)["masks read"]
-    assert found.status == NOTE and found.text.startswith("cam/score left no line")
+    assert found.status == FAIL and found.text.startswith("cam/score left no line")
+    (run.path / "stage_00/pseudo/written.json").unlink()
+    assert statuses(run)["pseudo labels"].status == FAIL
+    # Versions before 0.5 wrote neither.
+    content = storage.read_json(run.manifest)
+    del content["version"]
+    storage.write_json(run.manifest, content)
+    found = statuses(run)
+    assert found["masks read"].status == found["pseudo labels"].status == NOTE
+    run.oracle.write_text("half a li")
+    with pytest.raises(UserError, match=r"oracle.jsonl is damaged"):
+        statuses(run)
+
+
+def test_weights_of_a_run_on_masks_are_found(run, finished, tmp_path):
+    other = tmp_path / "supervised"
+    shutil.copytree(finished[0], other)
+    for supervision, status in (("masks", FAIL), ("image_labels", NOTE)):
+        content = storage.read_json(other / "config.json") | {"supervision": supervision}
+        storage.write_json(other / "config.json", content)
+        content = storage.read_json(run.config)
+        content["pretrained"]["path"] = str(other / "stage_01/params")
+        storage.write_json(run.config, content)
+        assert statuses(run)["weights"].status == status
+
+
+def test_scoring_a_folder_of_a_run_leaves_a_line(run, finished):
+    config = finished[2].copy_and_resolve_references()
+    before = len(journal.read(run.oracle))
+    api.evaluate(config, run.path / "stage_01/val")
+    last = journal.read(run.oracle)[-1]
+    assert len(journal.read(run.oracle)) == before + 1
+    assert (last["phase"], last["split"], last["purpose"]) == ("", "val", "score")
+    assert statuses(run)["masks read"].status == PASS
 
 
 def test_a_sweep_before_the_labels_is_said(run):
@@ -114,5 +148,7 @@ def test_lines_of_a_journal(tmp_path):
     written.phase = "cam/score"
     written("train", "score", 16)
     first, second = journal.read(tmp_path / "oracle.jsonl")
-    assert (first["phase"], first["photos"], second["phase"]) == ("", 8, "cam/score")
+    assert (first["phase"], first["photos"], second["phase"]) == ("", "8", "cam/score")
+    journal.Journal(tmp_path / "second.jsonl", writes=False)("val", "score", 8)
+    assert not (tmp_path / "second.jsonl").exists()
     assert journal.read(tmp_path / "absent") == []

@@ -179,6 +179,16 @@ def test_masks_in_colours_are_read_by_vocs():
         images.decode_labels(images.encode_png(coloured), 4)
 
 
+def test_greys_among_vocs_colours():
+    """Class 7 is (128, 128, 128) there."""
+    mask = np.array([[0, 7]], np.uint8)
+    assert images.decode_labels(images.encode_png(palette()[mask]), 8).tolist() == [[0, 7]]
+    # As levels they are labels, where there are so many.
+    assert images.decode_labels(images.encode_png(palette()[mask]), 200).tolist() == [[0, 128]]
+    with pytest.raises(UserError, match="not that of any of the 255 labels"):
+        images.decode_labels(images.encode_png(np.array([[[1, 2, 3]]], np.uint8)), 255)
+
+
 def test_depths_of_greys_and_of_indices():
     steps = np.array([[0, 51, 255]], np.uint8)
     forms = {

@@ -49,7 +49,8 @@ def test_large_grids_are_made_coarse():
     matrix = np.eye(height * width, dtype=np.float32)
     maps = maps_of(matrix, (height, width))
     rows, columns = maps["grid"]
-    assert (rows, columns) == (14, 17) and maps["extent"].tolist() == [14, 17]
+    assert (rows, columns) == (14, 17) and maps["factor"] == 3
+    assert maps["extent"].tolist() == [height, width]
     # A cell looks at itself, and so does the block that holds it.
     np.testing.assert_array_equal(maps["affinity"][0], 255 * np.eye(14 * 17))
 
@@ -64,6 +65,8 @@ def test_only_what_holds_the_photo_is_kept(tmp_path):
     kept = explained.read(tmp_path)["a b"]
     np.testing.assert_array_equal(kept["affinity"], 255 * np.eye(6)[None])
     assert kept["grid"].tolist() == [2, 3] and kept["certainty"].max() == 128
+    assert kept["extent"].tolist() == [2, 3] and "factor" not in kept
+    assert explained.read(tmp_path, ["another"]) == {}
 
 
 def test_sources_are_shown_beside_the_fused_one(rng):

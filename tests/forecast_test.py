@@ -41,13 +41,13 @@ def test_nothing_is_known_before_the_first_steps(times):
 
 
 def test_first_steps_tell_of_every_phase(times):
-    times.observe(PHASES[0], 7.0, 40.0)  # Two seconds a unit.
-    # Each program waits for the compiler once: 40 + 7, 10 + 7, 80, 10.
-    assert times.left() == 47 + 17 + 80 + 10
+    times.observe(PHASES[0], 7.0, 40.0, 40.0)  # Two seconds a unit.
+    # Each program waits for the compiler once: 40, which runs, 10 + 7, 80, 10.
+    assert times.left() == 40 + 17 + 80 + 10
 
 
 def test_finished_phases_tell_of_those_like_them(times):
-    times.observe(PHASES[0], 7.0, 40.0)
+    times.observe(PHASES[0], 7.0, 40.0, 40.0)
     times.finish(PHASES[0], 50.0)
     times.finish(PHASES[1], 12.0)
     times.finish(PHASES[2], 3.0)
@@ -56,6 +56,11 @@ def test_finished_phases_tell_of_those_like_them(times):
     for phase in PHASES[3:]:
         times.finish(phase, 1.0)
     assert times.left() == 0
+
+
+def test_a_phase_that_goes_on_has_less_left(times):
+    times.observe(PHASES[0], 7.0, 40.0, 4.0)
+    assert times.left() == 4 + 17 + 80 + 10
 
 
 def test_a_resumed_run_knows_by_its_finished_phases(times):
@@ -71,6 +76,6 @@ def test_steps_are_timed_without_the_compiler(monkeypatch):
         lambda start: iter(range(start, 30)), 30, lambda *said: seen.append(said)
     )
     assert list(batches(0)) == list(range(30))
-    assert seen == [(98.0, 60.0)]  # 100 - 2, and 30 steps of 2 seconds.
+    assert seen == [(98.0, 60.0, 36.0)]  # 100 - 2; 30 steps of 2 seconds; 18 of them are left.
     assert list(forecast.timed(lambda start: iter(range(5)), 5, seen.append)(0)) == [*range(5)]
     assert len(seen) == 1

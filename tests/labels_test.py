@@ -56,6 +56,14 @@ def test_a_text_file_parts_names_by_tabs_where_a_name_has_blanks(tmp_path):
         assert ("\t" in path.read_text()) == (labels != {**NAMES, "a2": ["dog"]})
 
 
+def test_tabs_and_blanks_together_are_refused_where_they_may_mean_two_things(tmp_path):
+    path = tmp_path / "image_labels.txt"
+    path.write_text("p1\tcat dog\np2\tcat\np3\t dog\n")
+    labels, faults = read_faulty(path)
+    assert len(faults) == 1 and "line 1: 'cat dog' may be one class or several" in faults[0]
+    assert labels["p3"][1] == ["dog"]
+
+
 def test_photos_and_classes_with_blanks_become_a_data_set(tmp_path):
     (tmp_path / "JPEGImages").mkdir()
     names = [f"IMG {k}  (1)" for k in range(6)]

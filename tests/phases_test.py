@@ -5,9 +5,11 @@ import pytest
 from auxseg_jax import trees
 from auxseg_jax.config import declared
 from auxseg_jax.configs import common
+from auxseg_jax.files import storage
 from auxseg_jax.report import manifest
 from auxseg_jax.runs import sharing
 from auxseg_jax.runs.phases import describe, plan
+from auxseg_jax.runs.workdir import Workdir
 
 PLAN = """
 classifier            |                           | checkpoints, params |
@@ -132,3 +134,30 @@ def test_every_field_changes_the_key_of_some_phase():
 def test_other_data_have_other_keys():
     one, two = (sharing.keys(config(1), plan(config(1), ()), digest) for digest in ("a", "b"))
     assert not set(one.values()) & set(two.values())
+
+
+def test_what_is_taken_is_the_phase_alone(tmp_path):
+    """Folders of phases lie in those of others, and the plan of the target may lack them."""
+    source, target = Workdir(tmp_path / "a"), Workdir(tmp_path / "b")
+    updated, initial = config(1), config(1)
+    initial.stages.update_labels = False
+    phases = plan(updated, ())
+    for phase in phases:
+        storage.write_json(source.done(phase.name), {"result": {}, "seconds": 1.0})
+        storage.write_bytes(source.folder(phase.name) / "params/x", b"1")
+    storage.write_bytes(source.folder("stage_00/val") / "saliency/a.png", b"2")
+    storage.write_bytes(source.metrics, b'{"phase": "stage_00", "step": 1}\n{"phase": "half')
+    theirs = sharing.keys(updated, phases, "data")
+    wanted = sharing.keys(initial, plan(initial, ()), "data")
+    for _ in range(2):  # A kill before DONE.json, and once more.
+        taken = sharing.take(wanted, [(source, theirs)], target)
+        assert taken == ["classifier", "cam", "stage_00", "stage_00/val", "review"]
+        found = {
+            path.parent.relative_to(target.path).as_posix()
+            for path in tmp_path.glob("b/**/DONE.json")
+        }
+        assert found == set(taken)
+        assert (target.folder("stage_00/val") / "saliency/a.png").read_bytes() == b"2"
+        assert target.metrics.read_text().count("stage_00") == 1
+        for name in taken:
+            target.done(name).unlink()

@@ -9,6 +9,7 @@ from auxseg_jax.config.validation import checked
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
 from auxseg_jax.studies import definitions, summary
+from auxseg_jax.studies.study import Spec, StudyFolder, share_of
 
 _WITH_OTHER_CONFIGS = {"saliency", "backbones", "presets"}  # `tiny` knows no words and no folders.
 FLAGS = (
@@ -61,7 +62,7 @@ def test_rows_share_what_is_the_same_and_a_failed_one_is_reported(tmp_path):
     one, two = (json.loads((p / "results.json").read_text()) for p in (row, tmp_path / "alone"))
     for name in ("classifier", "pseudo", "stages", "cam_sweep"):
         assert one[name] == two[name]
-    # A second seed is added; what is there is not run again.
+    # Another study has another folder.
     written = (row / "results.json").stat().st_mtime_ns
     del rows["bad"]
     refused = study(tmp_path, write_study(tmp_path, rows), "--seeds=1")
@@ -70,13 +71,15 @@ def test_rows_share_what_is_the_same_and_a_failed_one_is_reported(tmp_path):
 
 
 def test_shards_divide_the_runs(tmp_path):
-    from auxseg_jax.studies.study import Spec, StudyFolder
-
     spec = Spec(definitions.STUDIES["dual"], "tiny", (), 3)
     runs = StudyFolder(tmp_path / "s", spec).runs()
     assert len(runs) == 9 and [run.seed for run in runs] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    shares = [runs[k::4] for k in range(4)]
-    assert sorted(run.name for share in shares for run in share) == sorted(r.name for r in runs)
+    for number in (1, 2, 3, 4, 9, 12):
+        shares = [share_of(runs, 3, (k, number)) for k in range(number)]
+        assert sorted(run.name for share in shares for run in share) == sorted(r.name for r in runs)
+        # Runs of one seed share phases, so they stay together where that is possible.
+        together = all(len({run.seed for run in share}) <= 1 for share in shares)
+        assert together == (number in (3, 9, 12))
 
 
 @pytest.mark.parametrize("name", sorted(set(definitions.STUDIES) - _WITH_OTHER_CONFIGS))
@@ -109,6 +112,7 @@ def test_words_of_a_row_come_after_those_of_the_config():
         ({"rows": {"a": 3}}, "expected"),
         ([], "expected"),
         ({"rows": {"../a": {}}}, "names a folder"),
+        ({"rows": {"..": {}}}, "names a folder"),
     ],
 )
 def test_files_that_are_no_study(tmp_path, content, message):

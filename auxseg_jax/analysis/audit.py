@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from auxseg_jax.analysis.findings import FAIL, NOTE, PASS, Finding
 from auxseg_jax.config import differences
@@ -32,7 +33,10 @@ _SALIENCY_AS_MASKS = 0.5
 _BESIDE = (SCORE, SHOW)
 """What masks may be read for beside the phases: intervals, and reports."""
 
-_LABEL_FIELDS = ("cam", "fuse", "walk", "label_update", "crf.saliency")
+_LABEL_FIELDS = (
+    *("cam", "fuse", "walk", "label_update", "crf.saliency", "crf.filter"),
+    *("stages.update_labels", "data.saliency"),
+)
 """What decides what a pseudo label is, so a sweep over masks could have chosen it."""
 
 
@@ -46,6 +50,7 @@ def examine(folder: Workdir) -> Iterator[Finding]:
       UserError: it is no workdir.
     """
     config = checked(folder.read_config())
+    folder.classes()  # It says where there is no whole workdir.
     phases = every_phase(config)
     lines = journal.read(folder.oracle)
     data = dataset.open_copy(folder.data_state(), **config.data)
@@ -54,6 +59,7 @@ def examine(folder: Workdir) -> Iterator[Finding]:
     yield _reads(config, phases, lines, folder)
     yield _labels(folder, phases, data)
     yield _too_good(config, phases, folder)
+    yield _weights(config)
     yield _settings(config)
     yield _sweeps(phases, lines, folder)
     yield _sources(folder, phases)
@@ -110,19 +116,29 @@ def _reads(
     silent = sorted(set(scored) - {line["phase"] for line in lines} - set(_taken(folder, phases)))
     if silent:
         text = f"{', '.join(silent)} left no line in {folder.oracle.name}"
-        return Finding(name, NOTE, text, "a run of a version before 0.5, or the file is not whole")
+        return _without_evidence(name, text, folder)
     return Finding(name, PASS, "; ".join(read) or "none")
+
+
+def _without_evidence(name: str, text: str, folder: Workdir) -> Finding:
+    """Returns NOTE for a run of a version that left none, else FAIL."""
+    if "version" in storage.read_json(folder.manifest):
+        return Finding(name, FAIL, text, "somebody took it away, or the workdir is not whole")
+    return Finding(name, NOTE, text, "the run is of a version before 0.5")
 
 
 def _labels(folder: Workdir, phases: list[Phase], data: Dataset | None) -> Finding:
     """Compares pseudo labels and kept CAMs with the digests of then."""
     name, changed, unknown, same = "pseudo labels", [], [], []
+    if data is None:
+        text = "not compared, for the prepared data are gone, and with them the list of photos"
+        return Finding(name, NOTE, text, "`auxseg prepare` makes them again")
     for phase in phases:
         keys = _keys(phase)
         if not keys or not folder.done(phase.name).exists():
             continue
         files = folder.labels(phase.name)
-        if not (files / WRITTEN).exists() or data is None:
+        if not (files / WRITTEN).exists():
             unknown.append(phase.name)
             continue
         written = storage.read_json(files / WRITTEN)["digest"]
@@ -136,8 +152,7 @@ def _labels(folder: Workdir, phases: list[Phase], data: Dataset | None) -> Findi
         text = f"{', '.join(changed)}: not as the phase wrote them"
         return Finding(name, FAIL, text, "somebody changed files that stages learn from")
     if unknown:
-        reason = "the prepared data are gone" if data is None else "of a version before 0.5"
-        return Finding(name, NOTE, f"{', '.join(unknown)}: not compared", reason)
+        return _without_evidence(name, f"{', '.join(unknown)}: there is no {WRITTEN}", folder)
     return Finding(name, PASS, f"as they were written: {', '.join(same) or 'none yet'}")
 
 
@@ -166,6 +181,21 @@ def _too_good(config: ml_collections.ConfigDict, phases: list[Phase], folder: Wo
     return Finding(name, PASS, "nothing that stages learn is as good as the masks")
 
 
+def _weights(config: ml_collections.ConfigDict) -> Finding:
+    """Looks where the weights come from: other runs may have seen masks."""
+    name, path = "weights", config.pretrained.path
+    if not path:
+        return Finding(name, PASS, "ImageNet's, or none")
+    for parent in epath.Path(path).expanduser().absolute().parents:
+        other = Workdir(parent)
+        if not (other.config.exists() and other.manifest.exists()):
+            continue
+        if other.read_config().supervision != "image_labels":
+            return Finding(name, FAIL, f"{path} is of a run that was trained on masks", "")
+        return Finding(name, NOTE, f"{path} is of another run", f"audit {parent}, too")
+    return Finding(name, NOTE, f"{path}", "say what these weights were trained on")
+
+
 def _settings(config: ml_collections.ConfigDict) -> Finding:
     preset, found = differences.from_preset(config)
     changed = [d for d in found if not d.is_free]
@@ -191,7 +221,7 @@ def _sweeps(phases: list[Phase], lines: list[dict[str, Any]], folder: Workdir) -
         if _keys(p) and p.stage is None and folder.done(p.name).exists()
     ]
     text = f"masks were swept at {min(times)}, in this workdir"
-    if made and min(made) <= min(times):
+    if made and all(made) and min(made) <= min(times):
         return Finding(name, PASS, f"{text}, after the labels were made that it looks at")
     return Finding(name, NOTE, text, "before its labels were made: is a threshold from there?")
 

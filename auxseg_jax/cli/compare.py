@@ -66,4 +66,5 @@ def show(found, console) -> None:
     console.print(table)
     for name, before, after in found.photos[:5]:
         console.print(f"changed: {name}: IoU {before:.0f}% -> {after:.0f}%", markup=False)
-    console.print(f"together: {found.verdict}", markup=False)
+    numbers = f"{found.equal} of {found.total} numbers are equal"
+    console.print(f"together: {found.verdict}; {numbers}", markup=False)

@@ -31,10 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     from auxseg_jax.cli import compare, options
     from auxseg_jax.config import declared
+    from auxseg_jax.data import dataset
     from auxseg_jax.devices import preemption
     from auxseg_jax.errors import UserError
     from auxseg_jax.files import storage
-    from auxseg_jax.files.terminal import stdout
+    from auxseg_jax.files.terminal import say, stdout
     from auxseg_jax.runs import comparison
     from auxseg_jax.runs.run import train
     from auxseg_jax.runs.workdir import Workdir
@@ -49,8 +50,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.data_root:
         config.data.root = arguments.data_root
     before, again = Workdir(manifest.parent), Workdir(arguments.workdir)
+    if not comparison.compare(before, before).total:
+        raise UserError(f"{before} holds no figures to compare with; keep DONE.json of its phases")
     if os.path.realpath(before.path) == os.path.realpath(again.path):
         raise UserError("--workdir is the workdir of the run itself; name a new folder")
+    now = dataset.prepare(**config.data).digest
+    if now != content.get("data", {}).get("digest"):
+        say("note: the data are not those of the manifest, so figures will differ")
     preemption.install()
     try:
         train(config, again.path)
@@ -58,5 +64,5 @@ def run(arguments: argparse.Namespace) -> None:
         options.end(f"{error}; the same command goes on", preemption.EXIT_CODE)
     found = comparison.compare(before, again)
     compare.show(found, stdout)
-    if found.verdict == comparison.DIFFERENT:
+    if found.verdict not in (comparison.EQUAL, comparison.NOISE):
         options.end("not reproduced: a difference is more than noise", 1)

@@ -112,7 +112,7 @@ class Dataset:
         for index in range(share[0], len(source), share[1]):
             example = source[index]
             name = example["id"].decode()
-            if only is None or name in only:
+            if only is None or name in only:  # No other mask is decoded.
                 yield name, images.decode_plane(example["segmentation"])
 
     def _mask_source(self, split: str) -> Any:

@@ -161,7 +161,8 @@ def _kept_split(root: epath.Path, ids: Sequence[str]) -> set[str] | None:
     splits = [root / "ImageSets" / "Segmentation" / f"{name}.txt" for name in ("train", "val")]
     if not all(path.exists() for path in splits):
         return None
-    train, val = (set(storage.read_text(path).splitlines()) for path in splits)
+    lines = ([line.strip() for line in storage.read_text(p).splitlines()] for p in splits)
+    train, val = (set(filter(None, names)) for names in lines)
     return val if train | val == set(ids) and not train & val else None
 
 

@@ -176,17 +176,20 @@ def _read_txt(path: epath.Path) -> Labels:
     labels: Labels = {}
     lines = listing.read_lines(path)
     has_tabs = any("\t" in line for _, line in lines)
-    for number, line in lines:
-        name, *present = line.split("\t") if has_tabs else line.split()
+    rows = [
+        [field.strip() for field in line.split("\t")] if has_tabs else line.split()
+        for _, line in lines
+    ]
+    words = {field for row in rows for field in row[1:]}
+    for (number, _), (name, *present) in zip(lines, rows, strict=True):
         where = f"{path.name} line {number}"
+        for field in present:
+            if len(field.split()) > 1 and words >= set(field.split()):
+                fault(f"{where}: {field!r} may be one class or several; part classes by tabs alone")
         if name in labels:
             fault(f"{where}: {name} has a line already")
         labels[name] = where, present
     return labels
-
-
-def _read_csv(path: epath.Path) -> Labels:
-    return label_csv.parse(storage.read_text(path), path.name)
 
 
 def _read_json(path: epath.Path) -> Labels:
@@ -288,8 +291,8 @@ def _is_vector(value: Any) -> bool:
 
 _READERS = {
     ".txt": _read_txt,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
+    ".csv": lambda path: label_csv.parse(storage.read_text(path), path.name),
+    ".tsv": lambda path: label_csv.parse(storage.read_text(path), path.name),
     ".json": _read_json,
     ".npy": _read_npy,
 }

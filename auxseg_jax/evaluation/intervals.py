@@ -12,6 +12,7 @@ import numpy as np
 from auxseg_jax.devices import hosts
 
 _DRAWS = 2000
+_BLOCK = 100  # Draws that are worked out together.
 _LEVEL = 95  # Percent of the draws that an interval holds.
 
 
@@ -92,18 +93,21 @@ def compare(
     Raises:
       ValueError: they are not of the same photos or seeds.
     """
-    pairs = np.stack([np.stack(ours), np.stack(others)])  # [2, S, P, L, 3]
-    seeds, photos = pairs.shape[1:3]
+    pairs = np.stack([np.stack(ours), np.stack(others)]).astype(np.float64)  # [2, S, P, L, 3]
+    seeds, photos, labels = pairs.shape[1:4]
     random = np.random.default_rng(seed)
     means = mean_iou(pairs.sum(2)).mean(1)
+    flat = pairs.reshape(2 * seeds, photos, -1)
     found = np.empty(draws)
-    flat = pairs.reshape(2, seeds, photos, -1).astype(np.float64)
-    for k in range(draws):
-        weights = np.bincount(random.integers(photos, size=photos), minlength=photos)
-        drawn = random.integers(seeds, size=seeds)
-        sums = np.einsum("p,ksp...->ks...", weights, flat[:, drawn])
-        miou = mean_iou(sums.reshape(2, seeds, *pairs.shape[3:])).mean(1)
-        found[k] = miou[0] - miou[1]
+    for start in range(0, draws, _BLOCK):
+        size = min(_BLOCK, draws - start)
+        chosen = random.integers(photos, size=(size, photos))
+        weights = np.stack([np.bincount(row, minlength=photos) for row in chosen]).astype(float)
+        sums = np.stack([weights @ run for run in flat])  # [2 S, draws, 3 L]
+        miou = mean_iou(sums.reshape(2, seeds, size, labels, 3))
+        drawn = random.integers(seeds, size=(size, seeds))
+        picked = miou[:, drawn.T, np.arange(size)].mean(1)
+        found[start : start + size] = picked[0] - picked[1]
     tail = (100 - _LEVEL) / 2
     low, high = np.percentile(found, [tail, 100 - tail])
     return Interval(float(means[0] - means[1]), float(low), float(high))

@@ -113,7 +113,7 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
     """
     with _opened(data) as image:
         plane = np.asarray(image)
-        if _is_coloured(image, plane):
+        if _is_coloured(image, plane, num_labels):
             return _labels_of_colours(plane, num_labels)
         if image.mode != "P":
             return decode_plane(data)
@@ -130,8 +130,18 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
     return translation[plane]
 
 
-def _is_coloured(image: Image.Image, pixels: np.ndarray) -> bool:
-    return image.mode in ("RGB", "RGBA") and (pixels[..., :1] != pixels[..., :3]).any()
+def _is_coloured(image: Image.Image, pixels: np.ndarray, num_labels: int) -> bool:
+    """Returns whether the colours of pixels mean labels.
+
+    A few of VOC's colours are greys; they are meant where their levels are no labels.
+    """
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    if (pixels[..., :1] != pixels[..., :3]).any():
+        return True
+    levels = np.unique(pixels[..., 0]).tolist()
+    greys = {colour[0] for colour in _voc_colours() if len(set(colour)) == 1}
+    return set(levels) <= greys and levels[-1] >= num_labels
 
 
 def _labels_of_colours(pixels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -139,9 +149,9 @@ def _labels_of_colours(pixels: np.ndarray, num_labels: int) -> np.ndarray:
     coded = pixels[..., :3].astype(np.int32) @ [65536, 256, 1]
     colours, positions = np.unique(coded, return_inverse=True)
     known = {int.from_bytes(c, "big"): k for c, k in _voc_colours().items()}
-    labels = [known.get(int(colour), num_labels) for colour in colours]
+    labels = [known.get(int(colour)) for colour in colours]
     for colour, label in zip(colours.tolist(), labels, strict=True):
-        if num_labels <= label != IGNORE:
+        if label is None or num_labels <= label != IGNORE:
             red, green, blue = colour.to_bytes(3, "big")
             raise UserError(
                 f"it is in colours, and ({red}, {green}, {blue}) is not that of any of the "

@@ -57,9 +57,9 @@ def affinity_maps(outputs: Mapping[str, Any], inside: Bool[Array, "B H W"]) -> d
       "affinity": uint8 [B, S, Q, Q], the rows of S pairwise affinities, each scaled to a largest
       entry of 255 by its square root; the fused one first, then its sources. "unary": uint8 [B, Q],
       likewise. "neighbours": float32 [B, S], the exponential of the entropy of a row, mean over the
-      photo: how many positions a position looks at. "row_sums": float32 [B, S]. "grid" and
-      "extent": int32 [B, 2], rows and columns of the grid, and of its part that holds the photo. {}
-      without affinities.
+      photo: how many positions a position looks at. "row_sums": float32 [B, S]. "grid": int32
+      [B, 2], rows and columns of the grid. "extent": int32 [B, 2], rows and columns of the feature
+      grid that hold the photo, "factor" int32 [B] of which make one. {} without affinities.
     """
     if "affinity" not in outputs and "unary" not in outputs:
         return {}
@@ -78,12 +78,10 @@ def affinity_maps(outputs: Mapping[str, Any], inside: Bool[Array, "B H W"]) -> d
         maps |= {"affinity": shown[:, :, middles], "neighbours": neighbours, "row_sums": sums}
     if "unary" in outputs:
         maps["unary"] = _to_levels(outputs["unary"] @ cells)
-    coarse = present.reshape(-1, height, width)[:, ::factor, ::factor]
-    extent = jnp.stack([coarse.any(2).sum(1), coarse.any(1).sum(1)], 1).astype(jnp.int32)
-    return maps | {
-        "extent": extent,
-        "grid": jnp.tile(jnp.array([[rows, columns]]), (len(inside), 1)),
-    }
+    held = present.reshape(-1, height, width)
+    extent = jnp.stack([held.any(2).sum(1), held.any(1).sum(1)], 1).astype(jnp.int32)
+    grid = jnp.broadcast_to(jnp.array([rows, columns], jnp.int32), extent.shape)
+    return maps | {"extent": extent, "grid": grid, "factor": jnp.full(len(inside), factor)}
 
 
 def _sources(fused: Pairwise) -> list[Pairwise]:

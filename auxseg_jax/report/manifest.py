@@ -32,7 +32,7 @@ _PACKAGES = (
 
 _FLAGS = (
     *("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "JAX_ENABLE_X64"),
-    "NVIDIA_TF32_OVERRIDE",
+    *("JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE"),
 )
 """Variables of the environment that change what is computed."""
 
@@ -52,10 +52,11 @@ def collect(config: ml_collections.ConfigDict, data: Dataset) -> dict[str, Any]:
     return {
         "version": __version__,
         "revision": revision,
-        "is_clean": None if revision is None else not revision.endswith("-dirty"),
+        "is_clean": None if revision is None else not _git("status", "--porcelain"),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "cpus": len(os.sched_getaffinity(0)),
         "processes": jax.process_count(),
         "precision": config.model.precision,
         "flags": {name: os.environ[name] for name in _FLAGS if name in os.environ},
@@ -87,14 +88,16 @@ def _hash(path: str) -> str | None:
 
 def _revision() -> str | None:
     """Returns the git revision of the checkout that holds this package, if there is one."""
+    if _git("ls-files", "manifest.py") != "manifest.py":
+        return None  # The package is installed, perhaps within a checkout of something else.
+    return _git("describe", "--always", "--dirty", "--abbrev=40") or None
+
+
+def _git(*arguments: str) -> str:
+    """Returns what git says in the folder of this package; "" where it fails."""
     folder = epath.Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    tracked = ["git", "ls-files", "--error-unmatch", "manifest.py"]
     options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 10}
     try:
-        if subprocess.run(tracked, **options).returncode:
-            return None  # The package is installed, perhaps within a checkout of something else.
-        result = subprocess.run(command, **options)
+        return subprocess.run(["git", *arguments], **options).stdout.strip()
     except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None
+        return ""

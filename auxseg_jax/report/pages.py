@@ -63,12 +63,6 @@ def photo(pixels: np.ndarray, caption: str, alt: str) -> Picture:
     return _picture("jpeg", images.encode_jpeg(small, quality=80), small, caption, alt)
 
 
-def labels(values: np.ndarray, caption: str, alt: str) -> Picture:
-    """Returns labels, uint8 [H, W], as a picture in VOC's colours."""
-    small = _small(values, cv2.INTER_NEAREST)
-    return _picture("png", images.encode_label_png(small), small, caption, alt)
-
-
 def numbers(levels: np.ndarray) -> str:
     """Returns uint8 [H, W] as a data URI from which a script reads the numbers."""
     return _uri("png", images.encode_png(levels))

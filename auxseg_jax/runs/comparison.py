@@ -16,6 +16,7 @@ from auxseg_jax.report import pages
 from auxseg_jax.runs.workdir import Workdir
 
 EQUAL, NOISE, DIFFERENT = "equal", "within noise", "different"
+NOTHING = "nothing to compare"
 
 _MEAN_IOU = {"val_miou": "val mIoU", "miou_255_as_miss": "pseudo labels, mIoU"}
 _OTHERS = {"map": "classifier, mAP", "best_miou": "CAM, best mIoU (oracle)"}
@@ -49,7 +50,9 @@ class Comparison:
     Attributes:
       config: fields of the config.
       environment: entries of the manifest: versions, devices, data.
-      figures: every figure that both have.
+      figures: the main figures that both have.
+      equal: of all numbers that the phases of the first scored, how many are equal in the second.
+      total: how many there are.
       photos: (id, IoU of the first run, of the second), the largest change first.
       scored: the phase that scored these photos; "" without any.
     """
@@ -57,15 +60,19 @@ class Comparison:
     config: Sequence[differences.Difference]
     environment: Sequence[differences.Difference]
     figures: Sequence[Figure]
+    equal: int
+    total: int
     photos: Sequence[tuple[str, float, float]]
     scored: str
 
     @property
     def verdict(self) -> str:
-        """EQUAL if every figure is; NOISE if every difference is that has an interval."""
-        differing = [figure for figure in self.figures if figure.verdict != EQUAL]
-        if not differing:
+        """EQUAL if every number is; NOISE if every difference is that has an interval."""
+        if not self.total:
+            return NOTHING
+        if self.equal == self.total:
             return EQUAL
+        differing = [figure for figure in self.figures if figure.verdict != EQUAL]
         judged = {figure.verdict for figure in differing if figure.interval}
         return NOISE if judged == {NOISE} else DIFFERENT
 
@@ -73,6 +80,8 @@ class Comparison:
         """Returns it as JSON."""
         return {
             "verdict": self.verdict,
+            "equal": self.equal,
+            "total": self.total,
             "config": [d._asdict() for d in self.config],
             "environment": [d._asdict() for d in self.environment],
             "figures": [
@@ -89,9 +98,12 @@ def compare(first: Workdir, second: Workdir) -> Comparison:
     Raises:
       UserError: one is no workdir.
     """
-    figures, changed, scored = [], [], ""
+    figures, changed, scored, equal, total = [], [], "", 0, 0
     theirs = _finished(second)
     for phase, result in _finished(first).items():
+        ours, others = (_numbers(found) for found in (result, theirs.get(phase, {})))
+        total += len(ours)
+        equal += sum(others.get(name) == value for name, value in ours.items())
         if phase not in theirs:
             continue
         ours, others = (details.read(folder.folder(phase)) for folder in (first, second))
@@ -111,6 +123,8 @@ def compare(first: Workdir, second: Workdir) -> Comparison:
         differences.between(*configs),
         differences.between(*(_environment(folder) for folder in (first, second))),
         figures,
+        equal,
+        total,
         [entry for entry in changed if entry[1] != entry[2]],
         scored,
     )
@@ -131,7 +145,7 @@ def _figure(
 
 
 def _finished(folder: Workdir) -> dict[str, Mapping[str, Any]]:
-    """Returns {phase: figures} of what is finished, in the order of their end."""
+    """Returns {phase: figures} of what is finished, by name."""
     folder.classes()  # It says where there is no workdir.
     found = {}
     for pattern in ("*/DONE.json", "*/*/DONE.json"):
@@ -139,6 +153,11 @@ def _finished(folder: Workdir) -> dict[str, Mapping[str, Any]]:
             record = storage.read_json(path)
             found[str(path.parent.relative_to(folder.path))] = record["result"] or {}
     return dict(sorted(found.items()))
+
+
+def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all figures of a phase, {"name/name": value}."""
+    return trees.flatten({name: value for name, value in result.items() if value != {}})
 
 
 def _environment(folder: Workdir) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Context:
       network: the network.
       journal: where it is written down that masks were read.
       writer: where metrics go.
-      observe_steps: is told (phase, start, share) of the first steps of training, see
+      observe_steps: is told (phase, start, whole, left) of the first steps of training, see
         `forecast.Forecast.observe`.
 
     Raises:
@@ -56,7 +56,7 @@ class Context:
         self.mesh: Mesh = mesh_lib.make_mesh(**config.mesh)
         self.local = mesh_lib.local_mesh(self.mesh)
         build.check_batch_sizes(config, self.mesh)
-        self.journal = Journal(workdir.oracle)
+        self.journal = Journal(workdir.oracle, hosts.is_first())
         data = hosts.first_alone(lambda: dataset_lib.prepare(**config.data))
         self.data = dataclasses.replace(data, journal=self.journal)
         train = self.data.train_split

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Collection
 
 import numpy as np
 from etils import epath
@@ -15,12 +16,14 @@ def write(folder: epath.Path, name: str, maps: dict[str, np.ndarray]) -> None:
     """Writes what `explain.explain` returns of one photo.
 
     Of the grid of the affinities the part is kept that holds the photo: "grid" is its rows and
-    columns.
+    columns, of which the last may hold a part of a cell; "extent" says how many cells there are.
     """
     maps = dict(maps)
     maps["certainty"] = np.round(255 * maps["certainty"]).astype(np.uint8)
     if "extent" in maps:
-        (rows, columns), of = maps.pop("extent"), maps["grid"]
+        of, factor = maps["grid"], maps.pop("factor")
+        maps["extent"] = maps["extent"] / factor
+        rows, columns = np.ceil(maps["extent"]).astype(int)
         inside = (np.arange(rows)[:, None] * of[1] + np.arange(columns)).ravel()
         maps["grid"] = np.array([rows, columns], np.int32)
         if "affinity" in maps:
@@ -32,14 +35,22 @@ def write(folder: epath.Path, name: str, maps: dict[str, np.ndarray]) -> None:
     storage.write_bytes(folder / f"{name}.npz", buffer.getvalue())
 
 
-def read(folder: epath.PathLike) -> dict[str, dict[str, np.ndarray]]:
-    """Returns {id: maps} of all photos of a folder, by their ids.
+def read(
+    folder: epath.PathLike, names: Collection[str] | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Returns {id: maps} of the photos of a folder, by their ids.
+
+    Args:
+      folder: where.
+      names: ids of the photos; None: all that are there.
 
     Raises:
       UserError: a file is damaged.
     """
     found = {}
     for path in storage.matching(folder, "*.npz"):
+        if names is not None and path.stem not in names:
+            continue
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 found[path.stem] = dict(stored)

@@ -31,6 +31,7 @@ class Forecast:
     def __init__(self, phases: Sequence[Phase], effort: Mapping[str, float]):
         self._phases, self._effort = phases, effort
         self._seconds: dict[str, float] = {}
+        self._left: dict[str, float] = {}
         self._start = 0.0  # Of a program, which waits for the compiler.
         self._rate: float | None = None  # Seconds of one pass over a megapixel.
 
@@ -41,15 +42,17 @@ class Forecast:
         if self._rate is None and effort:
             self._rate = seconds / effort
 
-    def observe(self, phase: Phase, start: float, share: float) -> None:
+    def observe(self, phase: Phase, start: float, whole: float, left: float) -> None:
         """Takes down the first steps of a phase.
 
         Args:
           phase: a phase that trains.
           start: seconds that its first step took.
-          share: seconds that the whole phase will take beside.
+          whole: seconds of all its steps beside.
+          left: seconds of those that are left: fewer, where a run goes on.
         """
-        self._start, self._rate = start, share / self._effort[phase.name]
+        self._start, self._rate = start, whole / self._effort[phase.name]
+        self._left[phase.name] = left
 
     @property
     def is_known(self) -> bool:
@@ -70,7 +73,10 @@ class Forecast:
                 for other in self._phases
                 if other.work is phase.work and other.name in self._seconds
             ]
-            if alike:
+            if phase.name in self._left:
+                seconds += self._left[phase.name]
+                started.add(phase.work)
+            elif alike:
                 seconds += min(alike)  # The first one waited for the compiler.
             elif effort := self._effort[phase.name]:
                 seconds += effort * self._rate + (0 if phase.work in started else self._start)
@@ -121,9 +127,11 @@ def passing(split: str, section: str, crf: bool = False) -> Callable[[Context], 
 
 
 def timed(
-    batches: Callable[[int], Iterator[dict]], steps: int, observe: Callable[[float, float], None]
+    batches: Callable[[int], Iterator[dict]],
+    steps: int,
+    observe: Callable[[float, float, float], None],
 ) -> Callable[[int], Iterator[dict]]:
-    """Wraps the batches of training: after some steps calls observe(start, share), once.
+    """Wraps the batches of training: after some steps calls observe(start, whole, left), once.
 
     Args:
       batches: start step -> batches.
@@ -138,7 +146,8 @@ def timed(
                 times.append(time.monotonic())
             if number == _TIMED:
                 step = (times[-1] - times[_WARM_UP]) / (_TIMED - _WARM_UP)
-                observe(max(times[1] - times[0] - step, 0.0), step * (steps - start))
+                left = steps - start - number
+                observe(max(times[1] - times[0] - step, 0.0), step * steps, step * left)
             yield batch
 
     return wrapped

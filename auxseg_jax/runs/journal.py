@@ -10,37 +10,54 @@ from typing import Any
 
 from etils import epath
 
-from auxseg_jax.devices import hosts
+from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
+
+_FIELDS = ("time", "phase", "split", "photos", "purpose")
 
 
 class Journal:
-    """Writes the lines; of several processes the first does.
+    """Writes the lines.
 
     Args:
       path: the file.
+      writes: whether this process does; of several processes of a run the first.
 
     Attributes:
       phase: the phase that is at work; "" beside the run.
     """
 
-    def __init__(self, path: epath.PathLike):
+    def __init__(self, path: epath.PathLike, writes: bool = True):
         self.phase = ""
-        self._path = epath.Path(path)
+        self._path, self._writes = epath.Path(path), writes
 
     def __call__(self, split: str, purpose: str, photos: int) -> None:
         """Adds a line."""
-        if hosts.is_first():
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            line = {"time": now, "phase": self.phase, "split": split, "photos": photos}
+        if not self._writes:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        line = {"time": now, "phase": self.phase, "split": split, "photos": photos}
+        text = json.dumps(line | {"purpose": purpose}) + "\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if storage.is_remote(self._path):  # Object stores write a file as a whole.
             before = self._path.read_text() if self._path.exists() else ""
-            text = before + json.dumps(line | {"purpose": purpose}) + "\n"
-            storage.write_bytes(self._path, text.encode())
+            storage.write_bytes(self._path, (before + text).encode())
+        else:
+            with self._path.open("a") as file:  # Another process may add a line, too.
+                file.write(text)
 
 
 def read(path: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of a file; none if it is absent."""
+    """Returns the lines of a file; none if it is absent.
+
+    Raises:
+      UserError: a line is damaged.
+    """
     path = epath.Path(path)
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{name: str(line[name]) for name in _FIELDS} for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r})") from error

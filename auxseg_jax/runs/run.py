@@ -129,10 +129,10 @@ def _run_phases(context: Context) -> Results:
     return results
 
 
-def _observe(times: forecast.Forecast, phase: Phase, start: float, share: float) -> None:
-    """Says after the first steps of a run how long all of it will take."""
+def _observe(times: forecast.Forecast, phase: Phase, *seconds: float) -> None:
+    """Says after the first steps of a run how long the rest of it will take."""
     is_news = not times.is_known
-    times.observe(phase, start, share)
+    times.observe(phase, *seconds)
     if is_news:
         say(f"by its first steps this run will take {_minutes(times.left())}")
 

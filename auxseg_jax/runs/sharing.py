@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import ml_collections
 from etils import epath
@@ -73,21 +73,23 @@ def take(
             continue
         for source, theirs in sources:
             if theirs.get(name) == key and source.done(name).exists():
-                _take(name, list(wanted), source, target)
+                _take(name, {*wanted, *theirs}, source, target)
                 taken.append(name)
                 break
     return taken
 
 
-def _take(name: str, phases: Sequence[str], source: Workdir, target: Workdir) -> None:
+def _take(name: str, phases: Collection[str], source: Workdir, target: Workdir) -> None:
+    # Folders of phases lie in those of others; each comes by itself, if it is the same.
     inner = {phase.removeprefix(f"{name}/") for phase in phases if phase.startswith(f"{name}/")}
     folder = source.folder(name)
     for entry in folder.iterdir():
         if entry.name not in (*inner, *_NOT_NEEDED, source.done(name).name):
             _link(entry, target.folder(name) / entry.name)
-    lines = _metrics(source, name)
+    lines = _lines(source, lambda phase: phase == name)
     if lines:
-        before = target.metrics.read_text() if target.metrics.exists() else ""
+        # A kill may have come between these lines and DONE.json.
+        before = "".join(_lines(target, lambda phase: phase != name))
         storage.write_bytes(target.metrics, (before + "".join(lines)).encode())
     record = storage.read_json(source.done(name))
     storage.write_json(target.done(name), record | {"taken_from": str(source)})
@@ -113,8 +115,10 @@ def _link(source: epath.Path, target: epath.Path) -> None:
         link(os.fspath(source), os.fspath(target))
 
 
-def _metrics(source: Workdir, phase: str) -> list[str]:
-    if not source.metrics.exists():
+def _lines(folder: Workdir, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Returns the lines of metrics.jsonl of the phases that are wanted."""
+    if not folder.metrics.exists():
         return []
-    lines = source.metrics.read_text().splitlines(keepends=True)
-    return [line for line in lines if f'"phase": "{phase}"' in line]
+    lines = folder.metrics.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("}\n")]
+    return [line for line in whole if is_wanted(json.loads(line)["phase"])]

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from auxseg_jax.data import cam_files, dataset, features, label_check, loader, pseudo_labels
+from auxseg_jax.data import (
+    buckets,
+    cam_files,
+    dataset,
+    features,
+    label_check,
+    loader,
+    pseudo_labels,
+)
 from auxseg_jax.data.dataset import SUPERVISION
 from auxseg_jax.devices import hosts
 from auxseg_jax.errors import UserError
@@ -59,6 +67,7 @@ def train_stage(context: Context, phase: Phase) -> None:
     else:
         params = context.first_params() | context.classifier_params()
     labels = context.workdir.labels(phase.needs["labels"])
+    _check_labels(context, labels)
     seed_index = phase.stage + 1
     params = _fit(context, phase, params, "stages", context.stage_step, labels, seed_index)
     checkpoint.save_params(context.workdir.params(phase.name), params)
@@ -109,7 +118,7 @@ def make_initial_labels(context: Context, phase: Phase) -> None:
     params = context.classifier_params()
     reader = context.reader(context.data.train_split)
     title = "CAM and initial labels"
-    with _label_writer(context, phase) as write:
+    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
         passes.run(title, context.initial_labels, params, reader, write, context.local)
 
 
@@ -160,7 +169,7 @@ def update_labels(context: Context, phase: Phase) -> None:
         cams = functools.partial(cam_files.read, file_sets.reader(folder))
     reader = context.reader(context.data.train_split, cams)
     title, params = f"{stage} label update", context.stage_params(stage)
-    with _label_writer(context, phase) as write:
+    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
         passes.run(title, context.updated_labels, params, reader, write, context.local)
 
 
@@ -170,51 +179,50 @@ def _writer(
 ) -> Iterator[passes.Write]:
     """Gives a function (id, arrays) that writes what `encode` makes of them.
 
-    At the end of the block their digest is written beside them, for an audit.
+    At the end of the block it is written beside the files what they are: a digest, and of labels
+    how many pixels each has.
     """
     form, written = context.config.label_format, set_digest.SetDigest()
+    pixels, lock = np.zeros(256, np.int64), threading.Lock()
 
     def encode_and_write(name: str, arrays: dict[str, np.ndarray]) -> None:
         content = encode(arrays)
         written.add(name, content)
+        if "segmentation" in arrays:
+            counts = np.bincount(arrays["segmentation"].reshape(-1), minlength=256)
+            with lock:
+                pixels[:] += counts
         write(name, content)
 
     with file_sets.writer(folder, form, hosts.share()) as write:
         yield encode_and_write
-    digest = set_digest.text_of(hosts.total(written.sums))
-    hosts.by_first(lambda: storage.write_json(folder / WRITTEN, {"digest": digest}))
+    total = hosts.total(pixels)
+    content = {"digest": set_digest.text_of(hosts.total(written.sums))}
+    content |= {"pixels": total.tolist()} if total.any() else {}
+    hosts.by_first(lambda: storage.write_json(folder / WRITTEN, content))
+    if total.any() and context.config.supervision == "image_labels":
+        label_check.check(total, context.data, strict=False)
 
 
-@contextlib.contextmanager
-def _label_writer(context: Context, phase: Phase) -> Iterator[passes.Write]:
-    """Gives a function that writes pseudo labels; at the end of the block they are looked at.
-
-    Raises:
-      UserError: they hold no object, or lack a class that photos have, so a stage cannot learn it.
-    """
-    labels = np.zeros(256, np.int64)
-    lock = threading.Lock()
-    with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
-
-        def count_and_write(name: str, arrays: dict[str, np.ndarray]) -> None:
-            counts = np.bincount(arrays["segmentation"].reshape(-1), minlength=256)
-            with lock:
-                labels[:] += counts
-            write(name, arrays)
-
-        yield count_and_write
-    is_learned = phase.stage is None or phase.stage + 1 < context.config.stages.count
-    strict = context.config.data.strict and is_learned
-    label_check.check(hosts.total(labels), context.data, strict)
+def _check_labels(context: Context, folder: epath.Path) -> None:
+    """Ends the run if a stage could not learn from a set of pseudo labels, see `label_check`."""
+    path = folder / WRITTEN
+    content = storage.read_json(path) if path.exists() else {}
+    is_weak = context.config.supervision == "image_labels"
+    if "pixels" in content and is_weak:  # Versions before 0.5 wrote none.
+        pixels = np.array(content["pixels"], np.int64)
+        label_check.check(pixels, context.data, context.config.data.strict)
 
 
 def explain(context: Context, phase: Phase) -> None:
     """Keeps, for the report, what the steps of the method make of some training photos."""
-    data, cams = context.data, None
+    data, config, cams = context.data, context.config, None
     sizes = data.sizes(data.train_split)
-    most = collections.Counter(sizes).most_common(1)[0][0]  # One size is compiled for.
-    members = [k for k, size in enumerate(sizes) if size == most]
-    chosen = [members[k] for k in dataset.evenly(len(members), context.config.report.photos)]
+    bucket_of = buckets.buckets(sizes, config.eval.max_buckets, build.grid(config))
+    found = [bucket_of[size] for size in sizes]
+    most = collections.Counter(found).most_common(1)[0][0]  # One size is compiled for.
+    members = [k for k, bucket in enumerate(found) if bucket == most]
+    chosen = [members[k] for k in dataset.evenly(len(members), config.report.photos)]
     if "cams" in phase.needs:
         folder = context.workdir.folder(phase.needs["cams"])
         cams = functools.partial(cam_files.read, file_sets.reader(folder))
@@ -226,7 +234,8 @@ def explain(context: Context, phase: Phase) -> None:
     passes.run(title, context.explain, params, reader, write, context.local)
     hosts.wait(f"explained by {stage}")
     raws = {photos[k]["id"].decode(): photos[k] for k in chosen}
-    for name, maps in explained.read(context.workdir.folder(phase.name)).items():
+    # A run that was stopped here may have kept other photos before.
+    for name, maps in explained.read(context.workdir.folder(phase.name), raws).items():
         picture = explained.draw(features.decode_image(raws[name]["image"]), maps)
         context.writer.image(f"photos/{name}", phase.stage, picture)
 
@@ -236,7 +245,10 @@ def predict_val(context: Context, phase: Phase) -> None:
 
     Of some, certainty and initial labels are kept, to be scored.
     """
-    ids = context.data.ids(context.data.val_split)
+    data, split = context.data, context.data.val_split
+    ids = data.ids(split)
+    if 0 < data.num_masks(split) < len(ids):
+        ids = data.mask_names(split)
     kept = {ids[k] for k in dataset.evenly(len(ids), _KEPT)}
     _predict(context, phase, context.segmentation, "segmentation", kept)
 

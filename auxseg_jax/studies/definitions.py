@@ -80,7 +80,7 @@ STUDIES: dict[str, Study] = {
     ),
     "presets": Study(
         "Which preset?",
-        {"plus": {}, "paper": {"words": "paper"}, "official": {"words": "official"}},
+        {"plus": {"words": "plus"}, "paper": {"words": "paper"}, "official": {"words": "official"}},
     ),
     "backbones": Study(
         "Which backbone? Those past the first start from files of weights.",
@@ -113,7 +113,7 @@ def find(name: str) -> Study:
         raise UserError(
             f'{path}: expected {{"title": "...", "rows": {{"name": {{"field": value}}}}}}'
         )
-    if bad := [row for row in rows if not re.fullmatch(r"[\w.+-]+", row)]:
+    if bad := [row for row in rows if not re.fullmatch(r"\w[\w.+-]*", row)]:
         raise UserError(f"{path}: the row {bad[0]!r} names a folder; use letters, digits and _")
     return Study(str(content.get("title", path.stem)), rows)
 

@@ -19,6 +19,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from auxseg_jax import __version__
 from auxseg_jax.data import dataset
 from auxseg_jax.devices import preemption
 from auxseg_jax.errors import UserError
@@ -136,7 +137,7 @@ class StudyFolder:
 
 
 def run_all(
-    folder: StudyFolder, load: Load, summarise: Callable[[], None], shard: tuple[int, int] = (0, 1)
+    folder: StudyFolder, load: Load, summarise: Callable[[], Any], shard: tuple[int, int] = (0, 1)
 ) -> int:
     """Does the runs that are left, one after the other.
 
@@ -150,21 +151,29 @@ def run_all(
       How many runs failed.
 
     Raises:
-      UserError: a row's config cannot be used.
+      UserError: a row's config cannot be used; or it has changed since a run of it was begun; or
+        there are no masks to compare with.
     """
     runs = folder.runs()
     configs = {run.name: load(run.flags) for run in runs}  # All mistakes before the first hour.
+    for run in runs:
+        names = [phase.name for phase in run_lib.every_phase(configs[run.name])]
+        run.workdir.check(configs[run.name], names)
+    _check_masks(configs)
     folder.begin()
-    own = runs[shard[0] :: shard[1]]
+    own = share_of(runs, folder.spec.seeds, shard)
     failed = 0
     for number, run in enumerate(own, 1):
         if run.workdir.results.exists():
             continue
         say(f"run {number} of {len(own)}: {run.row}, seed {run.seed}; see {folder.log(run)}")
-        if not run.workdir.config.exists():
-            _share(run, runs, configs)
         started = time.monotonic()
-        message = _train(folder, run)
+        try:
+            if not run.workdir.config.exists():
+                _share(run, runs, configs)
+            message = _train(folder, run)
+        except (UserError, OSError) as error:  # Of this row's data, say. The others go on.
+            message = str(error)
         minutes = (time.monotonic() - started) / 60
         if message:
             failed += 1
@@ -177,18 +186,44 @@ def run_all(
     return failed
 
 
+def share_of(runs: Sequence[Run], seeds: int, shard: tuple[int, int]) -> list[Run]:
+    """Returns the runs of a shard. Those of a seed stay together, for they share phases."""
+    index, number = shard
+    if number <= seeds:
+        return [run for run in runs if run.seed % number == index]
+    return list(runs[index::number])
+
+
+def _check_masks(configs: Mapping[str, ml_collections.ConfigDict]) -> None:
+    """Raises UserError if the first row whose data can be read has no masks to compare with."""
+    for config in configs.values():
+        try:
+            data = dataset.prepare(**config.data)
+        except (UserError, OSError):
+            continue  # The run itself will fail, and say so.
+        if not (data.has_masks(data.val_split) or data.has_masks(data.train_split)):
+            raise UserError("the data have no masks, so a study has nothing to compare")
+        return
+
+
 def _share(run: Run, runs: Sequence[Run], configs: Mapping[str, Any]) -> None:
     """Takes the phases that another run of the study has finished and that would be the same."""
     config = configs[run.name]
     data = dataset.prepare(**config.data)
 
-    def keys(other: Run) -> dict[str, str]:
-        theirs = configs[other.name]
+    def keys(theirs: ml_collections.ConfigDict) -> dict[str, str]:
         return sharing.keys(theirs, run_lib.plan_of(theirs, data), data.digest)
 
-    others = ((other.workdir, keys(other)) for other in runs if other is not run)
-    # A run on other data has other keys, for the fields of the data are in them.
-    if taken := sharing.take(keys(run), others, run.workdir):
+    # Other versions of the package may compute otherwise. A run on other data has other keys, for
+    # the fields of the data are in them.
+    others = (
+        (other.workdir, keys(configs[other.name]))
+        for other in runs
+        if other is not run
+        and other.workdir.manifest.exists()
+        and storage.read_json(other.workdir.manifest).get("version") == __version__
+    )
+    if taken := sharing.take(keys(config), others, run.workdir):
         say(f"  shares {', '.join(taken)}")
 
 

@@ -1,10 +1,10 @@
 """The table of a study: means over seeds, and differences to the first row with their intervals."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import intervals
 from auxseg_jax.files import storage
 from auxseg_jax.report import charts, pages
@@ -54,7 +54,9 @@ def _cell(
     first: Sequence[Run],
     counts: Mapping[str, Mapping[str, intervals.Counts]],
 ) -> dict[str, Any]:
-    of_seed = {run.seed: counts[run.name][measure] for run in members}
+    of_seed = {
+        run.seed: counts[run.name][measure] for run in members if measure in counts[run.name]
+    }
     values = [float(intervals.mean_iou(c.pixels.sum(0))) for c in of_seed.values()]
     cell: dict[str, Any] = {
         "mean": round(statistics.mean(values), 2),
@@ -103,9 +105,6 @@ def markdown(content: Mapping[str, Any]) -> str:
 
     Args:
       content: of study.json.
-
-    Raises:
-      UserError: no run is finished.
     """
     headings, rows = cells(content)
     lines = [f"# {content['title']}", "", f"`{command(content)}`", ""]
@@ -141,11 +140,17 @@ def page(content: Mapping[str, Any]) -> str:
         heading=content["title"],
         command=command(content),
         headings=headings,
-        rows=rows,
+        rows=[[_sortable(cell) for cell in row] for row in rows],
         notes=notes(content),
         charts=list(filter(None, [charts.lines("val mIoU of each stage", "stage", series)])),
         fields=fields,
     )
+
+
+def _sortable(cell: str) -> dict[str, str]:
+    """Returns a cell, with the number that it begins with."""
+    match = re.match(r"[+-]?\d+(\.\d+)?", cell)
+    return {"text": cell, "number": match[0] if match else ""}
 
 
 def command(content: Mapping[str, Any]) -> str:
@@ -158,8 +163,6 @@ def cells(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Returns the headings and the rows of the table of a study, as text."""
     table = content["table"]
     present = [m for m in MEASURES if any(m in row for row in table.values())]
-    if not present and any(row["seeds"] for row in table.values()):
-        raise UserError("the data have no masks, so a study has nothing to compare")
     first = next(iter(table))
     headings = ["row", "seeds"]
     for measure in present:
