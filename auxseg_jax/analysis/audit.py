@@ -30,8 +30,8 @@ _AS_GOOD_AS_MASKS = 99.0
 _SALIENCY_AS_MASKS = 0.5
 """Mean absolute error, percent, below which saliency maps are hardly predicted."""
 
-_BESIDE = (SCORE, SHOW)
-"""What masks may be read for beside the phases: intervals, and reports."""
+_BESIDE = (SCORE, SWEEP, SHOW)
+"""What masks may be read for beside the phases. A sweep is judged by itself."""
 
 _LABEL_FIELDS = (
     *("cam", "fuse", "walk", "label_update", "crf.saliency", "crf.filter"),

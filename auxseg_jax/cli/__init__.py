@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": ("compare", "compare two runs: config, figures with intervals, photos"),
     "reproduce": ("reproduce", "run a run again from its manifest, and compare"),
     "audit": ("audit", "say what a run read masks for, and whether labels are as they were"),
+    "thresholds": ("thresholds", "suggest thresholds of the CAMs without masks"),
     "prepare": ("prepare", "check and prepare a data set, and say what it holds"),
     "labels": ("labels", "read image-level labels, and lay out a folder of photos"),
     "saliency": ("saliency", "make saliency maps of photos"),
