@@ -23,7 +23,7 @@ from auxseg_jax.runs.workdir import CAM, Workdir
 COVERED, PAPER, NO_DOUBT = 0.97, 0.2, 1.0
 """Share of the salient pixels that have a label, at least; the paper's CAM threshold; and the spill
 threshold without doubts. The first and the last were chosen with masks of five sets in sight, see
-docs/studies.md: an oracle choice."""
+docs/results.md: an oracle choice."""
 
 _SALIENT = 127
 _GRID = [0.01, 0.02, *(round(0.05 * k, 2) for k in range(1, 20)), 1.0]
