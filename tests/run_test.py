@@ -204,7 +204,7 @@ def test_a_prepared_copy_and_labels_as_records_change_no_figure(finished, tmp_pa
     assert figures(again) == figures(results)
     for folder in ("cam/pseudo", "classifier_cam", "stage_00/pseudo"):
         files = {path.name for path in (tmp_path / "run" / folder).iterdir()} - {"DONE.json"}
-        assert files - {"options.json"} == {
+        assert files - {"options.json", "written.json"} == {
             "part-00000-of-00001-00000.array_record",
             "part-00000-of-00001.ids",
         }
@@ -414,8 +414,9 @@ def test_kept_cams_of_another_run_must_fit(finished, tmp_path):
         train(other, tmp_path / "run")
     path = tmp_path / "run/classifier_cam/train_00001.npy"
     np.save(path, np.load(path)[:1])
-    for name in ("config.json", "manifest.json"):
+    for name in ("config.json", "manifest.json", "oracle.jsonl", "report.html"):
         (tmp_path / "run" / name).unlink(missing_ok=True)
+    shutil.rmtree(tmp_path / "run/truth", ignore_errors=True)
     shutil.rmtree(tmp_path / "run/tensorboard", ignore_errors=True)
     (tmp_path / "run/metrics.jsonl").unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"the kept CAM of train_00001 is \(1, "):
