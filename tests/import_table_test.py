@@ -33,7 +33,7 @@ ALLOWED = {
     "studies": LEAVES | {"data", "devices", "evaluation", "report", "runs"},
     "analysis": LEAVES
     | {"config", "configs", "devices", "data", "models", "weights", "training", "inference"}
-    | {"pseudo", "runs"},
+    | {"pseudo", "runs", "evaluation"},
     "api": {"config", "data", "errors", "evaluation", "report", "runs"},
     "cli": LEAVES
     | {"__init__", "api", "config", "devices", "data", "inference", "weights", "evaluation"}

@@ -118,7 +118,10 @@ def test_predict_shows_only_what_there_is(finished, tmp_path):
     workdir, *_ = finished
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.png")
     for arguments, message in (
-        ({"show": ("map",)}, "there is no map to show; there are overlay, saliency, cam, affinity"),
+        (
+            {"show": ("map",)},
+            "there is no map to show; there are overlay, certainty, saliency",
+        ),
         ({"show": ("affinity",)}, "give both, or neither"),
         ({"point": (1, 1)}, "give both, or neither"),
         (

@@ -176,10 +176,12 @@ def test_faults_are_named(config, truths, tmp_path):
         api.evaluate(config, tmp_path, "val")
     for name in names:
         images.write_label_png(tmp_path / f"{name}.png", truths["val"][name])
-    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / f"{names[1]}.png")
+    colours = np.zeros((24, 32, 3), np.uint8)
+    colours[0, 0] = 9, 8, 7
+    Image.fromarray(colours).save(tmp_path / f"{names[1]}.png")
     with pytest.raises(
         ValueError,
-        match=rf"{names[1]}.png cannot be read as a label map: expected an 8-bit grey",
+        match=rf"{names[1]}.png cannot be read as a label map: it is in colours",
     ):
         api.evaluate(config, tmp_path, "val")
     images.write_label_png(tmp_path / f"{names[1]}.png", np.zeros((2, 2), np.uint8))

@@ -39,7 +39,8 @@ class Choice:
       spill: `fuse.spill_threshold`.
       covered: share of the salient pixels of labelled photos above the first, 0..1.
       doubted: share of their other pixels above the second.
-      miou: of the labels that they make, 255 as a miss; None without masks. An oracle.
+      miou: of the labels that they make, 255 as a miss; None without masks. An oracle. CAMs are
+        stored in 256 levels, so it may differ by a hundredth from what a run scores.
     """
 
     cam: float
