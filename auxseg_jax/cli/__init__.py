@@ -37,6 +37,7 @@ COMMANDS = {
 """{command: (module of this room, summary)}."""
 
 _DEFAULT = "train"
+_RESUMED = ("train", "study", "reproduce")
 _EXIT_INTERRUPTED = 130
 _stop_message = "stopped"
 """What Ctrl-C says."""
@@ -90,7 +91,7 @@ def split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _run(name: str, command: Any, parsed: argparse.Namespace) -> None:
     global _stop_message
-    if name == _DEFAULT:
+    if name in _RESUMED:
         _stop_message = f"stopped; the same command goes on from {parsed.workdir}"
     # Libraries that cannot finish what they write would fill the screen after an error of a run.
     at_once = name == _DEFAULT
