@@ -1,11 +1,13 @@
 """Splits, tables of labels as they come, pseudo labels that cannot be learned, space, checksums."""
 
 import collections
+import os
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import faults_named
+from etils import epath
 
 from auxseg_jax.data import about, label_check, label_csv, label_names, label_tables
 from auxseg_jax.data.folder_layout import lay_out, stratify
@@ -217,3 +219,13 @@ def test_a_corrected_label_keeps_the_split(tmp_path):
 def test_a_csv_is_not_written_that_would_read_otherwise(tmp_path):
     with pytest.raises(UserError, match=r"'b\|c', 'x;y'"):
         label_tables.write(tmp_path / "l.csv", {"a": ["x;y", "b|c", "cat"]})
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device", os.fspath(self))
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device: .*mine.png") as error:
+        storage.write_bytes(tmp_path / "mine.png", b"x")
+    assert error.value.errno == 28
