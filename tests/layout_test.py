@@ -226,6 +226,6 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", os.fspath(self))
 
     monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
-    with pytest.raises(OSError, match="No space left on device: .*mine.png") as error:
+    with pytest.raises(OSError, match=r"No space left on device: .*mine\.png") as error:
         storage.write_bytes(tmp_path / "mine.png", b"x")
     assert error.value.errno == 28
