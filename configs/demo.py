@@ -2,7 +2,7 @@
 
 auxseg train --config=demo --workdir=workdirs/demo
 
-Seen (2 CPU cores, 3 minutes): val mIoU 79.3, post-processed 85.2.
+Seen (2 CPU cores, 3 minutes, two machines): val mIoU 79.3 and 79.7, post-processed 85.2 and 86.5.
 """
 
 import ml_collections
