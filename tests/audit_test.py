@@ -92,6 +92,22 @@ def test_a_journal_that_is_not_whole_is_found(run):
         statuses(run)
 
 
+def test_a_phase_that_was_taken_away_is_found(run):
+    shutil.rmtree(run.path / "cam")
+    found = statuses(run)["pseudo labels"]
+    assert found.status == FAIL and found.text.startswith("cam: not there")
+
+
+def test_damaged_files_are_named(run):
+    written = run.path / "cam/pseudo/written.json"
+    for content in ({}, []):
+        storage.write_json(written, content)
+        assert statuses(run)["pseudo labels"].status == FAIL
+    storage.write_json(run.done("stage_01/score"), {"result": {}})
+    with pytest.raises(UserError, match=r"stage_01/score/DONE.json is damaged"):
+        statuses(run)
+
+
 def test_weights_of_a_run_on_masks_are_found(run, finished, tmp_path):
     other = tmp_path / "supervised"
     shutil.copytree(finished[0], other)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import finish, tiny_config
 
+from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
 from auxseg_jax.report import charts, pages
 from auxseg_jax.runs import comparison, report
@@ -174,6 +175,21 @@ def test_another_run_is_compared(finished, tmp_path, browser):
     page.write_text(comparison.page(found, Workdir(finished[0]), Workdir(other)))
     shown = opened(browser, page).find_element("tag name", "body").text
     assert "walk.beta" in shown and "+1.50" in shown
+
+
+def test_half_a_run_is_equal_as_far_as_it_goes(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "half")
+    shutil.rmtree(tmp_path / "half/stage_01/score")
+    folders = Workdir(finished[0]), Workdir(tmp_path / "half")
+    for first, second in (folders, folders[::-1]):
+        found = comparison.compare(first, second)
+        assert found.verdict == comparison.PARTLY and found.missing == ["stage_01/score"]
+
+
+def test_a_workdir_that_orbax_would_misread_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds \[ \], and Orbax"):
+        train(tiny_config(tmp_path), tmp_path / "run[1]")
+    assert not (tmp_path / "run[1]").exists()
 
 
 def test_charts():

@@ -71,7 +71,7 @@ def test_rows_share_what_is_the_same_and_a_failed_one_is_reported(tmp_path):
 
 
 def test_shards_divide_the_runs(tmp_path):
-    spec = Spec(definitions.STUDIES["dual"], "tiny", (), 3)
+    spec = Spec("dual", definitions.STUDIES["dual"], "tiny", (), 3)
     runs = StudyFolder(tmp_path / "s", spec).runs()
     assert len(runs) == 9 and [run.seed for run in runs] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for number in (1, 2, 3, 4, 9, 12):
@@ -113,6 +113,10 @@ def test_words_of_a_row_come_after_those_of_the_config():
         ([], "expected"),
         ({"rows": {"../a": {}}}, "names a folder"),
         ({"rows": {"..": {}}}, "names a folder"),
+        ({"rows": {"a" * 300: {}}}, "names a folder"),
+        ({"rows": {"a": {"": 1}}}, "is no field"),
+        ({"rows": {"a": {"words": 3}}}, "one text"),
+        ({"rows": {"a": {"seed": 3}}}, "--seeds says"),
     ],
 )
 def test_files_that_are_no_study(tmp_path, content, message):
@@ -129,7 +133,7 @@ def test_a_study_that_is_not_there():
 def test_a_row_whose_config_cannot_be_used_costs_nothing(tmp_path):
     path = write_study(tmp_path, {"a": {}, "b": {"walk.beta": -1.0}})
     found = study(tmp_path, path)
-    assert found[0] == 1 and "walk.beta" in found[1]
+    assert found[0] == 1 and "row b: " in found[1] and "walk.beta" in found[1]
     assert not (tmp_path / "study").exists()
 
 
@@ -145,6 +149,8 @@ def test_the_table_says_what_is_noise():
     found = {"difference": 1.2, "low": -0.3, "high": 2.7, "within_noise": True, "seeds": 3}
     content = {
         "title": "T",
+        "study": "dual",
+        "workdir": "my studies/x",
         "config": "tiny",
         "overrides": [],
         "seeds": 3,
@@ -158,5 +164,6 @@ def test_the_table_says_what_is_noise():
     text = summary.markdown(content)
     assert "| b | 1 | 70.0 ± 0.8 | +1.2 [-0.3, +2.7], within noise |" in text
     assert "Not finished: b.seed_2" in text and "With one seed" in text
-    assert "auxseg study --config=tiny --seeds=3" in text
+    command = "auxseg study --study=dual --config=tiny --seeds=3 '--workdir=my studies/x'"
+    assert command in text
     assert "within noise" in summary.page(content)

@@ -130,6 +130,11 @@ def _without_evidence(name: str, text: str, folder: Workdir) -> Finding:
 def _labels(folder: Workdir, phases: list[Phase], data: Dataset | None) -> Finding:
     """Compares pseudo labels and kept CAMs with the digests of then."""
     name, changed, unknown, same = "pseudo labels", [], [], []
+    done = {phase.name for phase in phases if folder.done(phase.name).exists()}
+    lost = {n for phase in phases if phase.name in done for n in phase.needs.values()} - done
+    if lost:
+        text = f"{', '.join(sorted(lost))}: not there, although later phases needed it"
+        return Finding(name, FAIL, text, "somebody took it away, or the workdir is not whole")
     if data is None:
         text = "not compared, for the prepared data are gone, and with them the list of photos"
         return Finding(name, NOTE, text, "`auxseg prepare` makes them again")
@@ -141,7 +146,8 @@ def _labels(folder: Workdir, phases: list[Phase], data: Dataset | None) -> Findi
         if not (files / WRITTEN).exists():
             unknown.append(phase.name)
             continue
-        written = storage.read_json(files / WRITTEN)["digest"]
+        content = storage.read_json(files / WRITTEN)
+        written = content.get("digest") if isinstance(content, dict) else None
         try:
             ids = data.ids(data.train_split)
             found = set_digest.digest(file_sets.reader(files), ids, keys)
@@ -170,7 +176,7 @@ def _too_good(config: ml_collections.ConfigDict, phases: list[Phase], folder: Wo
         path = folder.done(phase.name)
         if config.supervision != "image_labels" or not path.exists():
             continue
-        figures: Mapping[str, Any] = storage.read_json(path)["result"]
+        figures: Mapping[str, Any] = folder.read_done(phase.name)["result"]
         if figures.get("miou_255_as_miss", 0) >= _AS_GOOD_AS_MASKS:
             wrong.append(f"{phase.name}: labels of mIoU {figures['miou_255_as_miss']:.1f}")
         if phase.masks == TRAIN and figures.get("saliency_mae", 100) < _SALIENCY_AS_MASKS:
@@ -216,7 +222,7 @@ def _sweeps(phases: list[Phase], lines: list[dict[str, Any]], folder: Workdir) -
     if not times:
         return Finding(name, PASS, "no threshold was swept over masks in this workdir")
     made = [
-        storage.read_json(folder.done(p.name)).get("finished", "")
+        folder.read_done(p.name).get("finished", "")
         for p in phases
         if _keys(p) and p.stage is None and folder.done(p.name).exists()
     ]
@@ -241,7 +247,7 @@ def _taken(folder: Workdir, phases: list[Phase]) -> dict[str, str]:
     copied = storage.read_json(folder.manifest).get("copied", [])
     for phase in phases:
         if folder.done(phase.name).exists():
-            record = storage.read_json(folder.done(phase.name))
+            record = folder.read_done(phase.name)
             if "taken_from" in record or phase.name in copied:
                 found[phase.name] = record.get("taken_from", "another run")
     return found

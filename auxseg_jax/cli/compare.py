@@ -66,5 +66,7 @@ def show(found, console) -> None:
     console.print(table)
     for name, before, after in found.photos[:5]:
         console.print(f"changed: {name}: IoU {before:.0f}% -> {after:.0f}%", markup=False)
+    if found.missing:
+        console.print(f"only one of them has {', '.join(found.missing)}", markup=False)
     numbers = f"{found.equal} of {found.total} numbers are equal"
     console.print(f"together: {found.verdict}; {numbers}", markup=False)

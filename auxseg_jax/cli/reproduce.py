@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     from auxseg_jax.runs.workdir import Workdir
 
     manifest = epath.Path(arguments.source)
+    if manifest.is_dir():
+        manifest = manifest / "manifest.json"
     if not manifest.exists():
         raise UserError(f"{manifest}: there is no such file")
     content = storage.read_json(manifest)

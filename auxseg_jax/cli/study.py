@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs what is left of the study, and prints its table."""
     from auxseg_jax.config.validation import checked
     from auxseg_jax.devices import preemption
+    from auxseg_jax.errors import UserError
     from auxseg_jax.files.terminal import stdout
     from auxseg_jax.studies import definitions, study, summary
 
@@ -49,7 +50,11 @@ def run(arguments: argparse.Namespace) -> None:
         return checked(options.load_config(named))
 
     found = definitions.find(arguments.study)
-    spec = study.Spec(found, arguments.config, arguments.overrides, arguments.seeds)
+    if any(re.match(r"--(no)?config\.seed\b", flag) for flag in arguments.overrides):
+        raise UserError("--config.seed: every row runs with the seeds 0, 1, ... of --seeds")
+    spec = study.Spec(
+        arguments.study, found, arguments.config, arguments.overrides, arguments.seeds
+    )
     folder = study.StudyFolder(arguments.workdir, spec)
     try:
         failed = study.run_all(folder, load, lambda: summary.write(folder), arguments.shard)
@@ -61,8 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _parse_count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError("it takes a whole number from 1 on")
+    if not re.fullmatch(r"[1-9]\d{,2}", text):
+        raise argparse.ArgumentTypeError("it takes a whole number from 1 to 999")
     return int(text)
 
 

@@ -60,7 +60,7 @@ def read(path: epath.PathLike) -> Labels:
                 "no ending; rename one of the files"
             )
         elif not photo_names.is_id(photo):
-            fault(f"{entry[0]}: {name!r} is not an id (a plain file name without folder)")
+            fault(f"{entry[0]}: {name!r} is not an id (a plain file name without folder and tab)")
         else:
             labels[photo], spelled[photo] = entry, name
     if not written:

@@ -127,6 +127,6 @@ def read(folder: epath.PathLike) -> Details | None:
         confusion = np.array(content["confusion"], np.int64)
     except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{folder} is damaged ({error}); delete it, and the same command makes it again"
+            f"{folder} is damaged; delete it, and `auxseg train` with its workdir makes it again"
         ) from error
     return Details(intervals.Counts(ids, pixels), confusion, content.get("certainty"))

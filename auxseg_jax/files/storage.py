@@ -69,6 +69,8 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:  # It names the file that a user knows.
+        if error.errno is None:
+            raise OSError(f"{path} cannot be written: {error}") from error
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

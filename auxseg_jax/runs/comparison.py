@@ -16,7 +16,7 @@ from auxseg_jax.report import pages
 from auxseg_jax.runs.workdir import Workdir
 
 EQUAL, NOISE, DIFFERENT = "equal", "within noise", "different"
-NOTHING = "nothing to compare"
+NOTHING, PARTLY = "nothing to compare", "equal, as far as both are"
 
 _MEAN_IOU = {"val_miou": "val mIoU", "miou_255_as_miss": "pseudo labels, mIoU"}
 _OTHERS = {"map": "classifier, mAP", "best_miou": "CAM, best mIoU (oracle)"}
@@ -51,8 +51,9 @@ class Comparison:
       config: fields of the config.
       environment: entries of the manifest: versions, devices, data.
       figures: the main figures that both have.
-      equal: of all numbers that the phases of the first scored, how many are equal in the second.
+      equal: of all numbers of the phases that both have, how many are equal.
       total: how many there are.
+      missing: phases that one of them alone has.
       photos: (id, IoU of the first run, of the second), the largest change first.
       scored: the phase that scored these photos; "" without any.
     """
@@ -62,6 +63,7 @@ class Comparison:
     figures: Sequence[Figure]
     equal: int
     total: int
+    missing: Sequence[str]
     photos: Sequence[tuple[str, float, float]]
     scored: str
 
@@ -71,7 +73,7 @@ class Comparison:
         if not self.total:
             return NOTHING
         if self.equal == self.total:
-            return EQUAL
+            return PARTLY if self.missing else EQUAL
         differing = [figure for figure in self.figures if figure.verdict != EQUAL]
         judged = {figure.verdict for figure in differing if figure.interval}
         return NOISE if judged == {NOISE} else DIFFERENT
@@ -82,6 +84,7 @@ class Comparison:
             "verdict": self.verdict,
             "equal": self.equal,
             "total": self.total,
+            "missing": list(self.missing),
             "config": [d._asdict() for d in self.config],
             "environment": [d._asdict() for d in self.environment],
             "figures": [
@@ -99,10 +102,10 @@ def compare(first: Workdir, second: Workdir) -> Comparison:
       UserError: one is no workdir.
     """
     figures, changed, scored, equal, total = [], [], "", 0, 0
-    theirs = _finished(second)
-    for phase, result in _finished(first).items():
+    mine, theirs = _finished(first), _finished(second)
+    for phase, result in mine.items():
         ours, others = (_numbers(found) for found in (result, theirs.get(phase, {})))
-        total += len(ours)
+        total += len(ours) if phase in theirs else 0
         equal += sum(others.get(name) == value for name, value in ours.items())
         if phase not in theirs:
             continue
@@ -125,6 +128,7 @@ def compare(first: Workdir, second: Workdir) -> Comparison:
         figures,
         equal,
         total,
+        sorted(mine.keys() ^ theirs.keys()),
         [entry for entry in changed if entry[1] != entry[2]],
         scored,
     )
@@ -150,8 +154,8 @@ def _finished(folder: Workdir) -> dict[str, Mapping[str, Any]]:
     found = {}
     for pattern in ("*/DONE.json", "*/*/DONE.json"):
         for path in storage.matching(folder.path, pattern):
-            record = storage.read_json(path)
-            found[str(path.parent.relative_to(folder.path))] = record["result"] or {}
+            phase = str(path.parent.relative_to(folder.path))
+            found[phase] = folder.read_done(phase)["result"]
     return dict(sorted(found.items()))
 
 

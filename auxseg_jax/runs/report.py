@@ -51,7 +51,7 @@ class _Run:
     def __init__(self, folder: Workdir, config: Any, phases: Sequence[Phase], data: Dataset | None):
         self._folder, self._config, self._phases, self._data = folder, config, phases, data
         self._done = {
-            phase.name: storage.read_json(folder.done(phase.name))
+            phase.name: folder.read_done(phase.name)
             for phase in phases
             if folder.done(phase.name).exists()
         }

@@ -58,4 +58,5 @@ def _metrics(folder: Workdir) -> list[dict[str, Any]]:
         return []
     # The last line may be half written when a run was killed.
     lines = folder.metrics.read_text().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return [record for record in records if {"phase", "step"} <= record.keys()]

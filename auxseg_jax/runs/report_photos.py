@@ -8,6 +8,7 @@ import numpy as np
 
 from auxseg_jax.data import features, pseudo_labels
 from auxseg_jax.data.dataset import SHOW, Dataset, evenly
+from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import details, intervals
 from auxseg_jax.files import file_sets, images
 from auxseg_jax.inference import contact_sheet
@@ -226,7 +227,10 @@ class Photos:
         for name, mask in data.masks(split, SHOW, only=absent) if absent else ():
             images.write_label_png(folder / f"{name}.png", mask)
         paths = {name: folder / f"{name}.png" for name in names}
-        return {name: images.read_plane(path) for name, path in paths.items() if path.exists()}
+        try:
+            return {name: images.read_plane(path) for name, path in paths.items() if path.exists()}
+        except UserError as error:
+            raise UserError(f"{error}; delete {folder}, and the report copies it again") from error
 
     def _raw(self, split: str, name: str) -> dict[str, Any]:
         return self._data.photos(split)[self._index(split)[name]]

@@ -48,6 +48,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     """
     folder = Workdir(workdir)
     config = checked(config)
+    if not folder.config.exists():
+        folder.check_name()
     folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
         results = _read_results(folder)

@@ -19,6 +19,7 @@ The phases are listed by `runs.phases.plan`.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -199,6 +200,30 @@ class Workdir:
                 + "\n  ".join(lines)
                 + "\nChoose another --workdir, or delete this one."
             )
+
+    def check_name(self) -> None:
+        """Raises UserError where Orbax, which reads a path as a pattern, would lose parameters."""
+        path = os.path.abspath(self.path) if not storage.is_remote(self.path) else str(self.path)
+        if found := sorted(set(path) & set("[]*?")):
+            raise UserError(
+                f"{path} holds {' '.join(found)}, and Orbax could not write parameters there; choose "
+                "another --workdir"
+            )
+
+    def read_done(self, phase: str) -> dict[str, Any]:
+        """Returns what a finished phase wrote down: "result", "seconds" and more.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        record = self._read_object(self.done(phase))
+        is_whole = isinstance(record.get("result"), dict)
+        if not (is_whole and isinstance(record.get("seconds"), int | float)):
+            raise UserError(
+                f"{self.done(phase)} is damaged; delete it, and `auxseg train` with this workdir "
+                "makes the phase again"
+            )
+        return record
 
     def data_state(self) -> str:
         """Returns `Dataset.state` of the data that the workdir was begun with; "" if not known."""

@@ -113,8 +113,15 @@ def find(name: str) -> Study:
         raise UserError(
             f'{path}: expected {{"title": "...", "rows": {{"name": {{"field": value}}}}}}'
         )
-    if bad := [row for row in rows if not re.fullmatch(r"\w[\w.+-]*", row)]:
-        raise UserError(f"{path}: the row {bad[0]!r} names a folder; use letters, digits and _")
+    for row, fields in rows.items():
+        if not re.fullmatch(r"\w[\w.+-]{,99}", row):
+            raise UserError(f"{path}: the row {row!r} names a folder; use letters, digits and _")
+        if bad := [name for name in fields if not re.fullmatch(r"\w[\w.]*", name)]:
+            raise UserError(f"{path}: row {row!r} has {bad[0]!r}, which is no field")
+        if not isinstance(fields.get("words", ""), str):
+            raise UserError(f"{path}: the words of row {row!r} are one text, parted by commas")
+        if "seed" in fields:
+            raise UserError(f"{path}: row {row!r} names a seed; --seeds says which there are")
     return Study(str(content.get("title", path.stem)), rows)
 
 

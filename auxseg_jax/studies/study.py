@@ -61,12 +61,14 @@ class Spec:
     """What a study compares.
 
     Attributes:
+      name: of the study, or its file.
       study: title and rows.
       config: name of the config, perhaps with words.
       overrides: flags of all rows.
       seeds: number of seeds.
     """
 
+    name: str
     study: definitions.Study
     config: str
     overrides: Sequence[str]
@@ -155,7 +157,12 @@ def run_all(
         there are no masks to compare with.
     """
     runs = folder.runs()
-    configs = {run.name: load(run.flags) for run in runs}  # All mistakes before the first hour.
+    configs = {}
+    for run in runs:  # All mistakes before the first hour.
+        try:
+            configs[run.name] = load(run.flags)
+        except UserError as error:
+            raise UserError(f"row {run.row}: {error}", error.faults) from error
     for run in runs:
         names = [phase.name for phase in run_lib.every_phase(configs[run.name])]
         run.workdir.check(configs[run.name], names)
@@ -165,6 +172,9 @@ def run_all(
     failed = 0
     for number, run in enumerate(own, 1):
         if run.workdir.results.exists():
+            continue
+        if _is_at_work(run):
+            say(f"run {number} of {len(own)}: {run.row}, seed {run.seed} is at work elsewhere")
             continue
         say(f"run {number} of {len(own)}: {run.row}, seed {run.seed}; see {folder.log(run)}")
         started = time.monotonic()
@@ -184,6 +194,16 @@ def run_all(
             say(f"  done in {minutes:.1f} minutes")
         summarise()
     return failed
+
+
+def _is_at_work(run: Run) -> bool:
+    if not run.workdir.config.exists():
+        return False
+    try:
+        with storage.lock(run.workdir.config, wait=False):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def share_of(runs: Sequence[Run], seeds: int, shard: tuple[int, int]) -> list[Run]:

@@ -1,10 +1,12 @@
 """The table of a study: means over seeds, and differences to the first row with their intervals."""
 
 import re
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import intervals
 from auxseg_jax.files import storage
 from auxseg_jax.report import charts, pages
@@ -19,9 +21,7 @@ def write(folder: StudyFolder) -> dict[str, Any]:
     runs = folder.runs()
     finished = [run for run in runs if run.workdir.results.exists()]
     counts = {run.name: photo_counts.of_run(run.workdir) for run in finished}
-    results = {
-        run.name: Results.from_json(storage.read_json(run.workdir.results)) for run in finished
-    }
+    results = {run.name: _results(run) for run in finished}
     rows = {row: [run for run in finished if run.row == row] for row in folder.spec.study.rows}
     first = next(iter(rows.values()))
     table = {
@@ -38,6 +38,8 @@ def write(folder: StudyFolder) -> dict[str, Any]:
         for row, members in rows.items()
     }
     content = folder.spec.to_json() | {
+        "study": folder.spec.name,
+        "workdir": str(folder),
         "seeds": folder.spec.seeds,
         "runs": {run.name: _state(folder, run) for run in runs},
         "table": table,
@@ -46,6 +48,16 @@ def write(folder: StudyFolder) -> dict[str, Any]:
     storage.write_bytes(folder.path / "study.md", markdown(content).encode())
     storage.write_bytes(folder.path / "study.html", page(content).encode())
     return content
+
+
+def _results(run: Run) -> Results:
+    try:
+        return Results.from_json(storage.read_json(run.workdir.results))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{run.workdir.results} is damaged ({error!r}); delete it, and the same command writes "
+            "it again"
+        ) from error
 
 
 def _cell(
@@ -107,7 +119,7 @@ def markdown(content: Mapping[str, Any]) -> str:
       content: of study.json.
     """
     headings, rows = cells(content)
-    lines = [f"# {content['title']}", "", f"`{command(content)}`", ""]
+    lines = [f"# {' '.join(content['title'].split())}", "", f"`{command(content)}`", ""]
     lines += [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *notes(content)]
@@ -154,9 +166,10 @@ def _sortable(cell: str) -> dict[str, str]:
 
 
 def command(content: Mapping[str, Any]) -> str:
-    """Returns the command of a study, but for its name and folder."""
+    """Returns the command of a study."""
     flags = [f"--config={content['config']}", *content["overrides"]]
-    return " ".join(["auxseg study", *flags, f"--seeds={content['seeds']}"])
+    ends = [f"--seeds={content['seeds']}", f"--workdir={content['workdir']}"]
+    return shlex.join(["auxseg", "study", f"--study={content['study']}", *flags, *ends])
 
 
 def cells(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
