@@ -206,8 +206,8 @@ class Workdir:
         path = os.path.abspath(self.path) if not storage.is_remote(self.path) else str(self.path)
         if found := sorted(set(path) & set("[]*?")):
             raise UserError(
-                f"{path} holds {' '.join(found)}, and Orbax could not write parameters there; choose "
-                "another --workdir"
+                f"{path} holds {' '.join(found)}, and Orbax could not write parameters there; "
+                "choose another --workdir"
             )
 
     def read_done(self, phase: str) -> dict[str, Any]:
