@@ -17,7 +17,7 @@ from auxseg_jax.runs.journal import Journal
 from auxseg_jax.runs.prediction_files import predict_files
 from auxseg_jax.runs.predictor import Prediction, Predictor
 from auxseg_jax.runs.run import train
-from auxseg_jax.runs.workdir import Workdir
+from auxseg_jax.runs.workdir import enclosing
 
 __all__ = [
     "Evaluation",
@@ -77,8 +77,6 @@ def evaluate(
         known = f"{config.data.train_split} and {config.data.val_split}"
         raise UserError(f"there is no split {split!r}; there are {known}")
     data = dataset_lib.prepare(**fields)
-    for folder in map(Workdir, epath.Path(predictions).absolute().parents):
-        if folder.config.exists() and folder.manifest.exists():  # Its predictions are scored.
-            data = dataclasses.replace(data, journal=Journal(folder.oracle))
-            break
+    if run := enclosing(predictions):  # Its predictions are scored.
+        data = dataclasses.replace(data, journal=Journal(run.oracle))
     return Evaluation(split, score_folder(predictions, data, split))

@@ -241,15 +241,16 @@ def faults_named(*expected):
         assert fault in str(error.value), f"{fault!r} is not in:\n{error.value}"
 
 
-def prepare_files(builder, root, tmp_path, train="train", val="val", saliency="Saliency"):
-    """Prepares a data set that comes as files."""
+def prepare_files(builder, root, tmp_path, train="train", val="val", **fields):
+    """Prepares a data set that comes as files; its own fields beside its splits."""
+    fields = {"saliency": "Saliency"} | fields
     return dataset.prepare(
         builder=builder,
         train_split=train,
         val_split=val,
         cache_dir=str(tmp_path / "cache"),
         root=str(root),
-        saliency=saliency,
+        **fields,
     )
 
 

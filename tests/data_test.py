@@ -9,6 +9,7 @@ import cv2
 import grain.python as grain
 import numpy as np
 import pytest
+from conftest import prepare_files
 from PIL import Image
 
 from auxseg_jax.data import (
@@ -85,15 +86,8 @@ def folder(tmp_path, rng):
 
 
 def prepare(root, tmp_path, **options):
-    options = {"saliency": "Saliency", "labels": "image_labels.txt"} | options
-    return dataset.prepare(
-        builder="voc_folder",
-        train_split="train",
-        val_split="val",
-        cache_dir=str(tmp_path / "cache"),
-        root=str(root),
-        **options,
-    )
+    options = {"labels": "image_labels.txt"} | options
+    return prepare_files("voc_folder", root, tmp_path, **options)
 
 
 def test_voc_folder_round_trip(folder, tmp_path):

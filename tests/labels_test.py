@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, prepare_files
 from PIL import Image
 
-from auxseg_jax.data import dataset, folder_layout, label_tables
+from auxseg_jax.data import folder_layout, label_tables
 from auxseg_jax.errors import collect
 
 NAMES = {"a1": ["cat"], "a2": ["dog", "traffic light"], "a3": []}
@@ -72,15 +72,8 @@ def test_photos_and_classes_with_blanks_become_a_data_set(tmp_path):
     labels = {name: ("table", ["traffic light"] * (k % 2)) for k, name in enumerate(names)}
     folder_layout.lay_out(tmp_path, labels, None, 0.34)
     folder_layout.lay_out(tmp_path, labels, None, 0.34, force=True)  # It reads its own lists.
-    data = dataset.prepare(
-        builder="voc_folder",
-        train_split="train",
-        val_split="val",
-        cache_dir=str(tmp_path / "cache"),
-        root=str(tmp_path),
-        labels="image_labels.txt",
-        saliency="none",
-    )
+    fields = {"labels": "image_labels.txt", "saliency": "none"}
+    data = prepare_files("voc_folder", tmp_path, tmp_path, **fields)
     assert data.classes == ("background", "traffic light")
     assert sorted(data.ids("train") + data.ids("val")) == names
 
@@ -207,15 +200,8 @@ def test_a_folder_of_photos_and_a_table_become_a_data_set(tmp_path, rng):
     )
     done = run("--from", tmp_path / "labels.csv", "--to", root, "--val-share", 0.3)
     assert done.returncode == 0, done.stderr
-    data = dataset.prepare(
-        builder="voc_folder",
-        train_split="train",
-        val_split="val",
-        cache_dir=str(tmp_path / "cache"),
-        root=str(root),
-        saliency="none",
-        labels="image_labels.txt",
-    )
+    fields = {"labels": "image_labels.txt", "saliency": "none"}
+    data = prepare_files("voc_folder", root, tmp_path, **fields)
     assert data.classes == ("background", "cat", "dog")
     assert (len(data.photos("train")), len(data.photos("val"))) == (7, 3)
     assert set(data.photos("train")[0]) == {"id", "image", "labels", "size"}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import prepare_files
 from PIL import Image
 
 from auxseg_jax import errors
@@ -54,15 +55,7 @@ def more_planes(monkeypatch):
 
 def test_a_plane_goes_from_its_folder_to_the_function_of_a_pass(folder, tmp_path, more_planes):
     fields = {"saliency": "Saliency", "depth": "Depth", "segments": "Segments"}
-    data = dataset.prepare(
-        builder="voc_folder",
-        train_split="train",
-        val_split="val",
-        cache_dir=str(tmp_path / "cache"),
-        root=str(folder),
-        labels="image_labels.txt",
-        **fields,
-    )
+    data = prepare_files("voc_folder", folder, tmp_path, labels="image_labels.txt", **fields)
     assert set(data.photos("train")[0]) == {"id", "image", "labels", "size", *fields}
     options = loader.BatchOptions(2, 1.0, 1, Grid(8, 0))
     reader = loader.PhotoReader(

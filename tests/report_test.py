@@ -113,12 +113,12 @@ def test_a_report_of_an_unfinished_run_and_without_its_data(finished, tmp_path):
     folder = Workdir(tmp_path / "run")
     folder.done("stage_01/pseudo").unlink()
     shutil.rmtree(folder.folder("stage_01/explain"))
-    report.write(folder)
+    report.write(folder, folder.read_config())
     assert "next: stage_01/pseudo" in folder.report.read_text()
     content = storage.read_json(folder.manifest)
     content["data"]["state"] = "gone"
     storage.write_json(folder.manifest, content)
-    report.write(folder)
+    report.write(folder, folder.read_config())
     assert "<figure><img" not in folder.report.read_text()
 
 
@@ -127,13 +127,13 @@ def test_names_are_no_markup(finished, tmp_path):
     folder = Workdir(tmp_path / "run")
     text = folder.manifest.read_text().replace("disc", "<script>alert(1)</script>")
     folder.manifest.write_text(text)
-    report.write(folder)
+    report.write(folder, folder.read_config())
     assert "<script>alert" not in folder.report.read_text()
     assert "&lt;script&gt;alert" in folder.report.read_text()
 
 
 def test_a_fault_of_the_page_does_not_end_a_run(tmp_path, monkeypatch, capsys):
-    def broken(folder):
+    def broken(folder, config):
         raise RuntimeError("no paper")
 
     monkeypatch.setattr(report, "write", broken)

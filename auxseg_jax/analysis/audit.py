@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
-from etils import epath
 
 from auxseg_jax.analysis.findings import FAIL, NOTE, PASS, Finding
 from auxseg_jax.config import differences
 from auxseg_jax.config.validation import checked
-from auxseg_jax.data import cam_files, dataset, pseudo_labels
+from auxseg_jax.data import cam_files, pseudo_labels
 from auxseg_jax.data.dataset import SCORE, SHOW, SUPERVISION, SWEEP, Dataset
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import file_sets, set_digest, storage
@@ -22,7 +21,7 @@ from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL
 from auxseg_jax.runs.run import every_phase
 from auxseg_jax.runs.work import WRITTEN
-from auxseg_jax.runs.workdir import CLASSIFIER_CAM, Workdir
+from auxseg_jax.runs.workdir import CLASSIFIER_CAM, Workdir, enclosing
 
 _AS_GOOD_AS_MASKS = 99.0
 """mIoU, 255 as a miss, from which on pseudo labels are hardly made from image labels."""
@@ -53,7 +52,7 @@ def examine(folder: Workdir) -> Iterator[Finding]:
     folder.classes()  # It says where there is no whole workdir.
     phases = every_phase(config)
     lines = journal.read(folder.oracle)
-    data = dataset.open_copy(folder.data_state(), **config.data)
+    data = journal.open_data(folder, config)
     yield _supervision(config)
     yield _plan(config, phases)
     yield _reads(config, phases, lines, folder)
@@ -192,14 +191,12 @@ def _weights(config: ml_collections.ConfigDict) -> Finding:
     name, path = "weights", config.pretrained.path
     if not path:
         return Finding(name, PASS, "ImageNet's, or none")
-    for parent in epath.Path(path).expanduser().absolute().parents:
-        other = Workdir(parent)
-        if not (other.config.exists() and other.manifest.exists()):
-            continue
-        if other.read_config().supervision != "image_labels":
-            return Finding(name, FAIL, f"{path} is of a run that was trained on masks", "")
-        return Finding(name, NOTE, f"{path} is of another run", f"audit {parent}, too")
-    return Finding(name, NOTE, f"{path}", "say what these weights were trained on")
+    other = enclosing(path)
+    if other is None:
+        return Finding(name, NOTE, path, "say what these weights were trained on")
+    if other.read_config().supervision != "image_labels":
+        return Finding(name, FAIL, f"{path} is of a run that was trained on masks")
+    return Finding(name, NOTE, f"{path} is of another run", f"audit {other}, too")
 
 
 def _settings(config: ml_collections.ConfigDict) -> Finding:

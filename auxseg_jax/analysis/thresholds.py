@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from auxseg_jax.config.validation import checked
-from auxseg_jax.data import dataset, pseudo_labels
+from auxseg_jax.data import pseudo_labels
 from auxseg_jax.data.dataset import SWEEP, Dataset
 from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import intervals
 from auxseg_jax.files import file_sets
 from auxseg_jax.pixel_labels import IGNORE
-from auxseg_jax.runs.journal import Journal
+from auxseg_jax.runs import journal
 from auxseg_jax.runs.workdir import CAM, Workdir
 
 COVERED, PAPER, NO_DOUBT = 0.97, 0.2, 1.0
@@ -83,7 +83,7 @@ def examine(folder: Workdir, oracle: bool = False) -> Found:
       UserError: the phase or the data are missing, or there are no masks to read.
     """
     config = checked(folder.read_config())
-    data = dataset.open_copy(folder.data_state(), **config.data)
+    data = journal.open_data(folder, config)
     if not folder.done(CAM).exists() or config.supervision != "image_labels":
         raise UserError(f"{folder} has no CAMs: the phase {CAM} is not finished, or had masks")
     if data is None:
@@ -145,7 +145,6 @@ def _scores(folder: Workdir, data: Dataset, options: Any) -> Any:
     """Returns (CAM threshold, spill threshold) -> mIoU of the labels that they make."""
     if not data.has_masks(data.train_split):
         raise UserError(f"the split {data.train_split!r} has no masks, so there is no oracle")
-    data = dataclasses.replace(data, journal=Journal(folder.oracle))
     files, labels = file_sets.reader(folder.labels(CAM)), len(data.classes)
     # Pixels by truth, class of the CAM, its score, and whether they are salient.
     pixels = np.zeros((labels, labels, 256, 2), np.int64)

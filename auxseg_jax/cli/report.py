@@ -15,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the page, and says where."""
+    from auxseg_jax.config.validation import checked
     from auxseg_jax.files.terminal import stdout
     from auxseg_jax.runs import report
     from auxseg_jax.runs.workdir import Workdir
 
     folder = Workdir(arguments.workdir)
-    report.write(folder)
+    report.write(folder, checked(folder.read_config()))
     stdout.print(f"{folder.report}", markup=False)

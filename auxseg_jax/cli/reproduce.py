@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.data_root:
         config.data.root = arguments.data_root
     before, again = Workdir(manifest.parent), Workdir(arguments.workdir)
-    if not comparison.compare(before, before).total:
+    if not any(comparison.figures_of(before).values()):
         raise UserError(f"{before} holds no figures to compare with; keep DONE.json of its phases")
     if os.path.realpath(before.path) == os.path.realpath(again.path):
         raise UserError("--workdir is the workdir of the run itself; name a new folder")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import io
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -70,8 +69,7 @@ class Dataset:
         return self._index(f"{split}/ids").tobytes().decode().split("\n")
 
     def _index(self, name: str) -> np.ndarray:
-        data = (self.directory / prepared_copy.INDEX).read_bytes()
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        with storage.open_npz(self.directory / prepared_copy.INDEX) as arrays:
             return arrays[name]
 
     def num_masks(self, split: str) -> int:

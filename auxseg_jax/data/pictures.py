@@ -6,7 +6,6 @@ whole. After a kill, or when a broken picture has been mended, the other chunks 
 
 import concurrent.futures
 import hashlib
-import io
 import multiprocessing
 import os
 import signal
@@ -106,14 +105,14 @@ def judge(listing: Listing, work: epath.PathLike) -> list[str]:
 
 
 def _read_facts(chunk: _Chunk) -> list[np.ndarray]:
-    with np.load(io.BytesIO(chunk.path.read_bytes()), allow_pickle=False) as stored:
+    with storage.open_npz(chunk.path) as stored:
         return [stored[key] for key in content.Facts._fields]
 
 
 def read(listing: Listing, split: str, work: epath.PathLike) -> Iterator[CheckedPhoto]:
     """Reads what `check` left of every photo of a split."""
     for chunk in _chunks(listing, split, work):
-        with np.load(io.BytesIO(chunk.path.read_bytes()), allow_pickle=False) as kept:
+        with storage.open_npz(chunk.path) as kept:
             for number, photo in enumerate(chunk.photos):
                 stored = {
                     key: kept[f"{key}{number}"].tobytes()
@@ -206,10 +205,8 @@ def _check_chunk(
             for key, data in encoded.items():
                 stored[f"{key}{number}"] = np.frombuffer(data, np.uint8)
     if not faults:
-        buffer = io.BytesIO()
         facts = map(np.stack, zip(*noted, strict=True))
-        np.savez(buffer, **stored, **dict(zip(content.Facts._fields, facts, strict=True)))
-        storage.write_bytes(path, buffer.getvalue())
+        storage.write_npz(path, stored | dict(zip(content.Facts._fields, facts, strict=True)))
     return faults
 
 

@@ -101,9 +101,7 @@ def describe(directory: epath.Path, name: str, source: Source) -> None:
             for example in masks.as_data_source(split=split, decoders=MASK_DECODERS):
                 _add_to_hash(state, split, example)
         splits[split] = about.Split(len(records), tuple(of_class.tolist()), without, has_masks)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    storage.write_bytes(directory / INDEX, buffer.getvalue())
+    storage.write_npz(directory / INDEX, arrays)
     planes = tuple(plane.name for plane in GIVEN if plane.name in photos.info.features)
     digest = f"content:{state.hexdigest()[:16]}"
     # Copies of versions before 0.4 have no notes.

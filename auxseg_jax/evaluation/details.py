@@ -4,7 +4,6 @@
 <phase>/details.json    the confusion matrix, and what is known of certainty
 """
 
-import io
 import zipfile
 from typing import Any, NamedTuple
 
@@ -53,8 +52,15 @@ class Certainties:
         self._pixels = np.zeros((2, num_labels, 3), np.int64)  # Initial, final.
         self._photos = 0
 
-    def add(self, name: str, prediction: np.ndarray, truth: np.ndarray) -> None:
-        """Adds a photo, if its certainty was kept."""
+    def add(self, name: str, prediction: np.ndarray, truth: np.ndarray, pixels: np.ndarray) -> None:
+        """Adds a photo, if its certainty was kept.
+
+        Args:
+          name: its id.
+          prediction: uint8 [H, W].
+          truth: uint8 [H, W].
+          pixels: `intervals.of_confusion` of the two.
+        """
         path = self._folder / CERTAINTY / f"{name}.png"
         if not path.exists():
             return
@@ -67,9 +73,8 @@ class Certainties:
         self._photos += 1
         initial = self._folder / INITIAL / f"{name}.png"
         if initial.exists():
-            for row, labels in enumerate((images.read_plane(initial), prediction)):
-                counts = metrics.confusion(labels, truth, self._labels)
-                self._pixels[row] += intervals.of_confusion(counts)
+            counts = metrics.confusion(images.read_plane(initial), truth, self._labels)
+            self._pixels += np.stack([intervals.of_confusion(counts), pixels])
 
     def result(self) -> dict[str, Any] | None:
         """Returns the figures of the photos whose certainty was kept; None if there are none.
@@ -100,10 +105,9 @@ def write(folder: epath.Path, details: Details) -> None:
     """Writes both files, of several processes by the first."""
 
     def write_files() -> None:
-        buffer = io.BytesIO()
-        ids = np.array(details.photos.ids, np.str_)
-        np.savez_compressed(buffer, ids=ids, pixels=details.photos.pixels.astype(np.int32))
-        storage.write_bytes(folder / _PHOTOS, buffer.getvalue())
+        ids, pixels = details.photos
+        arrays = {"ids": np.array(ids, np.str_), "pixels": pixels.astype(np.int32)}
+        storage.write_npz(folder / _PHOTOS, arrays, compress=True)
         content = {"confusion": details.confusion.tolist(), "certainty": details.certainty}
         storage.write_json(folder / _DETAILS, content)
 
@@ -120,8 +124,7 @@ def read(folder: epath.PathLike) -> Details | None:
     if not (folder / _PHOTOS).exists() or not (folder / _DETAILS).exists():
         return None
     try:
-        data = io.BytesIO((folder / _PHOTOS).read_bytes())
-        with np.load(data, allow_pickle=False) as stored:
+        with storage.open_npz(folder / _PHOTOS) as stored:
             ids, pixels = tuple(stored["ids"].tolist()), stored["pixels"].astype(np.int64)
         content = storage.read_json(folder / _DETAILS)
         confusion = np.array(content["confusion"], np.int64)

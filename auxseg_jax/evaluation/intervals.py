@@ -91,7 +91,7 @@ def compare(
       draws: number of draws.
 
     Raises:
-      ValueError: they are not of the same photos or seeds.
+      ValueError: their shapes differ.
     """
     pairs = np.stack([np.stack(ours), np.stack(others)]).astype(np.float64)  # [2, S, P, L, 3]
     seeds, photos, labels = pairs.shape[1:4]

@@ -141,7 +141,7 @@ def _score(
     dataset: Dataset,
     split: str,
     refuse_binary: bool = False,
-    also: Callable[[str, np.ndarray, np.ndarray], None] | None = None,
+    also: Callable[[str, np.ndarray, np.ndarray, np.ndarray], None] | None = None,
 ) -> tuple[scores.LabelScore, scores.SaliencyScore | None, details.Details]:
     labels = len(dataset.classes)
     counts = np.zeros((labels, labels + 1), np.int64)
@@ -156,7 +156,7 @@ def _score(
         if read_saliency:
             saliency.add(read_saliency(name), truth)
         if also:
-            also(name, prediction, truth)
+            also(name, prediction, truth, pixels[-1][0])
     counts = hosts.total(counts)
     if refuse_binary and counts[:, -1].any() and not counts[:, 1:-1].any():
         raise UserError(

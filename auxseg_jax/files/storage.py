@@ -7,13 +7,15 @@ import codecs
 import contextlib
 import fcntl
 import fnmatch
+import io
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from auxseg_jax.errors import UserError
@@ -118,6 +120,24 @@ def read_text(path: epath.PathLike) -> str:
     if "\0" in text:
         raise UserError("it holds zero bytes, so it is no text")
     return text
+
+
+def write_npz(path: epath.PathLike, arrays: Mapping[str, Any], compress: bool = False) -> None:
+    """Writes named arrays as .npz."""
+    buffer = io.BytesIO()
+    (np.savez_compressed if compress else np.savez)(buffer, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def open_npz(path: epath.PathLike) -> Iterator[Mapping[str, Any]]:
+    """Gives the arrays of a .npz by name; each is read when it is asked for. Nothing is unpickled.
+
+    NumPy's errors for damaged files go through: only the caller knows what a user should do.
+    """
+    data = io.BytesIO(epath.Path(path).read_bytes())
+    with np.load(data, allow_pickle=False) as arrays:
+        yield arrays
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

@@ -8,11 +8,12 @@ import numpy as np
 
 from auxseg_jax import trees
 from auxseg_jax.config import differences
-from auxseg_jax.data import dataset, features
+from auxseg_jax.data import features
 from auxseg_jax.evaluation import details, intervals
 from auxseg_jax.files import images, storage
 from auxseg_jax.inference import contact_sheet
 from auxseg_jax.report import pages
+from auxseg_jax.runs import journal
 from auxseg_jax.runs.workdir import Workdir
 
 EQUAL, NOISE, DIFFERENT = "equal", "within noise", "different"
@@ -101,26 +102,22 @@ def compare(first: Workdir, second: Workdir) -> Comparison:
     Raises:
       UserError: one is no workdir.
     """
+    mine, theirs = (figures_of(folder) for folder in (first, second))
     figures, changed, scored, equal, total = [], [], "", 0, 0
-    mine, theirs = _finished(first), _finished(second)
-    for phase, result in mine.items():
-        ours, others = (_numbers(found) for found in (result, theirs.get(phase, {})))
-        total += len(ours) if phase in theirs else 0
+    for phase in sorted(mine.keys() & theirs.keys()):
+        ours, others = _numbers(mine[phase]), _numbers(theirs[phase])
+        total += len(ours)
         equal += sum(others.get(name) == value for name, value in ours.items())
-        if phase not in theirs:
-            continue
-        ours, others = (details.read(folder.folder(phase)) for folder in (first, second))
-        is_same = ours is not None and others is not None and ours.photos.ids == others.photos.ids
+        photos = _photos_of(phase, first, second)
         for key, name in (_MEAN_IOU | _OTHERS).items():
-            if key in result and key in theirs[phase]:
-                pair = result[key], theirs[phase][key]
-                photos = (ours.photos, others.photos) if is_same and key in _MEAN_IOU else None
-                figures.append(_figure(phase, name, pair, photos))
-        if is_same and "val_miou" in result and not phase.endswith("post_score"):
+            if key in mine[phase] and key in theirs[phase]:
+                pair = mine[phase][key], theirs[phase][key]
+                figures.append(_figure(phase, name, pair, photos if key in _MEAN_IOU else None))
+        if photos and "val_miou" in mine[phase] and not phase.endswith("post_score"):
             scored = phase
-            ious = [intervals.mean_iou(behind.photos.pixels) for behind in (ours, others)]
+            ious = [intervals.mean_iou(counts.pixels) for counts in photos]
             order = np.argsort(-np.abs(ious[1] - ious[0]), kind="stable")[:_PHOTOS]
-            changed = [(ours.photos.ids[k], float(ious[0][k]), float(ious[1][k])) for k in order]
+            changed = [(photos[0].ids[k], float(ious[0][k]), float(ious[1][k])) for k in order]
     configs = (storage.read_json(folder.config) for folder in (first, second))
     return Comparison(
         differences.between(*configs),
@@ -148,15 +145,24 @@ def _figure(
     return Figure(phase, name, first, second, found, EQUAL if first == second else verdict)
 
 
-def _finished(folder: Workdir) -> dict[str, Mapping[str, Any]]:
-    """Returns {phase: figures} of what is finished, by name."""
+def _photos_of(
+    phase: str, first: Workdir, second: Workdir
+) -> tuple[intervals.Counts, intervals.Counts] | None:
+    """Returns what each photo scored in a phase of both runs, if they are the same photos."""
+    ours, others = (details.read(folder.folder(phase)) for folder in (first, second))
+    if ours is None or others is None or ours.photos.ids != others.photos.ids:
+        return None
+    return ours.photos, others.photos
+
+
+def figures_of(folder: Workdir) -> dict[str, Mapping[str, Any]]:
+    """Returns {phase: figures} of what is finished, by name.
+
+    Raises:
+      UserError: it is no workdir.
+    """
     folder.classes()  # It says where there is no workdir.
-    found = {}
-    for pattern in ("*/DONE.json", "*/*/DONE.json"):
-        for path in storage.matching(folder.path, pattern):
-            phase = str(path.parent.relative_to(folder.path))
-            found[phase] = folder.read_done(phase)["result"]
-    return dict(sorted(found.items()))
+    return {phase: folder.read_done(phase)["result"] for phase in folder.finished_phases()}
 
 
 def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +194,7 @@ def page(found: Comparison, first: Workdir, second: Workdir) -> str:
 
 def _pictures(found: Comparison, first: Workdir, second: Workdir) -> list[dict[str, Any]]:
     config = first.read_config()
-    data = dataset.open_copy(first.data_state(), **config.data)
+    data = journal.open_data(first, config)
     if data is None or not found.scored:
         return []
     index = {name: k for k, name in enumerate(data.ids(data.val_split))}

@@ -1,6 +1,5 @@
 """The files of `work.explain`: <stage>/explain/<id>.npz, one a photo."""
 
-import io
 import zipfile
 from collections.abc import Collection
 
@@ -30,9 +29,7 @@ def write(folder: epath.Path, name: str, maps: dict[str, np.ndarray]) -> None:
             maps["affinity"] = maps["affinity"][:, inside][:, :, inside]
         if "unary" in maps:
             maps["unary"] = maps["unary"][inside]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **maps)
-    storage.write_bytes(folder / f"{name}.npz", buffer.getvalue())
+    storage.write_npz(folder / f"{name}.npz", maps, compress=True)
 
 
 def read(
@@ -52,7 +49,7 @@ def read(
         if names is not None and path.stem not in names:
             continue
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            with storage.open_npz(path) as stored:
                 found[path.stem] = dict(stored)
         except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged ({error}); delete its folder") from error

@@ -4,14 +4,18 @@
  "purpose": "score"}
 """
 
+import dataclasses
 import datetime
 import json
 from typing import Any
 
+import ml_collections
 from etils import epath
 
+from auxseg_jax.data import dataset
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
+from auxseg_jax.runs.workdir import Workdir
 
 _FIELDS = ("time", "phase", "split", "photos", "purpose")
 
@@ -61,3 +65,17 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
         return [{name: str(line[name]) for name in _FIELDS} for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r})") from error
+
+
+def open_data(folder: Workdir, config: ml_collections.ConfigDict) -> dataset.Dataset | None:
+    """Opens the data that a run was begun with, beside the run. Reads of masks leave their lines.
+
+    Args:
+      folder: its workdir.
+      config: its config.
+
+    Returns:
+      The data set; None if its prepared copy is gone.
+    """
+    data = dataset.open_copy(folder.data_state(), **config.data)
+    return data and dataclasses.replace(data, journal=Journal(folder.oracle))

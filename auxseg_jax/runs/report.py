@@ -1,42 +1,38 @@
 """report.html: what a run did so far, to look at. Collected from the workdir, drawn by `report`."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from auxseg_jax import __version__, trees
 from auxseg_jax.config import differences
-from auxseg_jax.config.validation import checked
-from auxseg_jax.data import about, dataset
+from auxseg_jax.data import about
 from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.evaluation import details
 from auxseg_jax.files import storage
 from auxseg_jax.report import charts, pages
-from auxseg_jax.runs import report_curves, report_photos
-from auxseg_jax.runs.journal import Journal
+from auxseg_jax.runs import journal, report_curves, report_photos
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
-from auxseg_jax.runs.workdir import CAM, CLASSIFIER, REVIEW, Workdir
+from auxseg_jax.runs.workdir import CAM, CLASSIFIER, REVIEW, Workdir, stage_name
 
 _STAGE_HEADINGS = ("initial", "refined", "val", "post", "pseudo labels")
 
 
-def write(folder: Workdir) -> None:
+def write(folder: Workdir, config: ml_collections.ConfigDict) -> None:
     """Writes report.html of what is finished.
 
     Args:
       folder: the workdir.
+      config: its config, checked.
 
     Raises:
       UserError: it is no workdir.
     """
-    config = checked(folder.read_config())
-    data = dataset.open_copy(folder.data_state(), **config.data)
-    if data is not None:
-        data = dataclasses.replace(data, journal=Journal(folder.oracle))
+    data = journal.open_data(folder, config)
     splits = {TRAIN: config.data.train_split, VAL: config.data.val_split}
     scored = [role for role, name in splits.items() if data is None or data.has_masks(name)]
     phases = plan(config, scored)
@@ -56,8 +52,8 @@ class _Run:
             if folder.done(phase.name).exists()
         }
         self._classes = folder.classes()
-        indices = sorted({p.stage for p in phases if p.stage is not None and p.name in self._done})
-        self._stages = [f"stage_{index:02d}" for index in indices]
+        indices = {p.stage for p in phases if p.stage is not None and p.name in self._done}
+        self._stages = [stage_name(index) for index in sorted(indices)]
 
     def content(self) -> dict[str, Any]:
         """Returns the variables of the template."""

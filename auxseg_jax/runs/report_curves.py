@@ -1,11 +1,11 @@
 """The curves of a report, from metrics.jsonl and the figures of the stages."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from auxseg_jax.report import charts
 from auxseg_jax.runs.workdir import Workdir
+from auxseg_jax.training import writer
 
 _MOST_POINTS = 400  # Of a line.
 
@@ -21,8 +21,9 @@ def draw(folder: Workdir, stages: Sequence[str], figures: Mapping[str, Sequence[
       figures: {heading: its value of each stage, as text; "" where it is not known}.
     """
     by_phase: dict[str, list[Mapping[str, Any]]] = {}
-    for record in _metrics(folder):
-        by_phase.setdefault(record["phase"], []).append(record)
+    for record in writer.read(folder.metrics):
+        if {"phase", "step"} <= record.keys():
+            by_phase.setdefault(record["phase"], []).append(record)
     last = by_phase.get(stages[-1], []) if stages else []
     parts = sorted({key for row in last for key in row if key.startswith("loss_")})
     curves = [
@@ -51,12 +52,3 @@ def _line(name: str, rows: _Rows, key: str) -> charts.Line:
     points = [(row["step"], row[key]) for row in rows if key in row]
     step = -(-len(points) // _MOST_POINTS) or 1
     return charts.Line(name, points[::step])
-
-
-def _metrics(folder: Workdir) -> list[dict[str, Any]]:
-    if not folder.metrics.exists():
-        return []
-    # The last line may be half written when a run was killed.
-    lines = folder.metrics.read_text().splitlines()
-    records = [json.loads(line) for line in lines if line.endswith("}")]
-    return [record for record in records if {"phase", "step"} <= record.keys()]

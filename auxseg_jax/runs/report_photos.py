@@ -233,11 +233,14 @@ class Photos:
             raise UserError(f"{error}; delete {folder}, and the report copies it again") from error
 
     def _raw(self, split: str, name: str) -> dict[str, Any]:
-        return self._data.photos(split)[self._index(split)[name]]
+        photos, index = self._opened(split)
+        return photos[index[name]]
 
     @functools.cache  # noqa: B019 The object lives as long as one report.
-    def _index(self, split: str) -> dict[str, int]:
-        return {name: k for k, name in enumerate(self._data.ids(split))}
+    def _opened(self, split: str) -> tuple[Any, dict[str, int]]:
+        """Returns the photos of a split, and the place of each id."""
+        places = {name: k for k, name in enumerate(self._data.ids(split))}
+        return self._data.photos(split), places
 
 
 def _over(photo: np.ndarray, labels: np.ndarray, caption: str, name: str) -> pages.Picture:

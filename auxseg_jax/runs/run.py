@@ -6,6 +6,7 @@ one, and inside it at the last checkpoint.
 
 import datetime
 import functools
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +28,7 @@ from auxseg_jax.runs import forecast, report
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
-from auxseg_jax.runs.workdir import Workdir, write_once
+from auxseg_jax.runs.workdir import Workdir
 from auxseg_jax.training.writer import Writer
 
 
@@ -49,7 +50,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     folder = Workdir(workdir)
     config = checked(config)
     if not folder.config.exists():
-        folder.check_name()
+        _check_name(folder)
     folder.check(config, [phase.name for phase in every_phase(config)])
     if folder.results.exists():
         results = _read_results(folder)
@@ -67,8 +68,18 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
         folder.claim(config, context.data)
     with folder.sole_use(), Writer(folder.metrics, folder.tensorboard) as context.writer:
         results = _run_phases(context)
-        write_once(folder.results, results.to_json())
+        _write_once(folder.results, results.to_json())
     return results
+
+
+def _check_name(folder: Workdir) -> None:
+    """Raises UserError where Orbax, which reads a path as a pattern, would lose parameters."""
+    path = str(folder) if storage.is_remote(folder.path) else os.path.abspath(folder.path)
+    if found := sorted(set(path) & set("[]*?")):
+        raise UserError(
+            f"{path} holds {' '.join(found)}, and Orbax could not write parameters there; "
+            "choose another --workdir"
+        )
 
 
 def _compare_data(config: ml_collections.ConfigDict, folder: Workdir) -> None:
@@ -154,25 +165,31 @@ def _run_phase(context: Context, phase: Phase) -> None:
         "data": context.data.digest,
         "result": to_json(figures) if figures else {},
     }
-    write_once(context.workdir.done(phase.name), record)
+    _write_once(context.workdir.done(phase.name), record)
     name = phase.name if phase.stage is None else phase.name.partition("/")[2]
     context.writer.figures(name, phase.stage or 0, record["result"])
-    hosts.by_first(lambda: _refresh_report(context.workdir))
+    hosts.by_first(lambda: _refresh_report(context))
     if preemption.asked():
         raise preemption.Preempted(f"stopped by SIGTERM after {phase.name}")
 
 
-def _refresh_report(folder: Workdir) -> None:
+def _refresh_report(context: Context) -> None:
     """Writes report.html anew. A fault of the page is no reason to end a run of days."""
     try:
-        report.write(folder)
+        report.write(context.workdir, context.config)
     except Exception as error:
         say(
             f"report.html could not be written ({type(error).__name__}: {first_line(error)}); "
-            f"`auxseg report --workdir={folder}` says more"
+            f"`auxseg report --workdir={context.workdir}` says more"
         )
 
 
 def _add_figures(results: Results, phase: Phase, figures: Mapping[str, Any]) -> None:
     if phase.scores and phase.report and figures:
         phase.report(results, phase.stage, phase.scores(**figures))
+
+
+def _write_once(path: epath.Path, content: dict[str, Any]) -> None:
+    """Writes JSON by the first process, when all are here; all return when it is there."""
+    hosts.wait(f"before {path.name}")
+    hosts.by_first(lambda: storage.write_json(path, content))

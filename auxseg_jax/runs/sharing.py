@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import ml_collections
 from etils import epath
@@ -20,6 +20,7 @@ from auxseg_jax.files import storage
 from auxseg_jax.report import manifest
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.workdir import Workdir
+from auxseg_jax.training import writer
 
 _NOT_NEEDED = ("checkpoints",)  # Of a phase that is finished.
 
@@ -86,11 +87,11 @@ def _take(name: str, phases: Collection[str], source: Workdir, target: Workdir) 
     for entry in folder.iterdir():
         if entry.name not in (*inner, *_NOT_NEEDED, source.done(name).name):
             _link(entry, target.folder(name) / entry.name)
-    lines = _lines(source, lambda phase: phase == name)
-    if lines:
+    records = [record for record in writer.read(source.metrics) if record["phase"] == name]
+    if records:
         # A kill may have come between these lines and DONE.json.
-        before = "".join(_lines(target, lambda phase: phase != name))
-        storage.write_bytes(target.metrics, (before + "".join(lines)).encode())
+        others = [record for record in writer.read(target.metrics) if record["phase"] != name]
+        writer.write(target.metrics, others + records)
     record = storage.read_json(source.done(name))
     storage.write_json(target.done(name), record | {"taken_from": str(source)})
 
@@ -113,12 +114,3 @@ def _link(source: epath.Path, target: epath.Path) -> None:
         shutil.copytree(source, target, copy_function=link)
     else:
         link(os.fspath(source), os.fspath(target))
-
-
-def _lines(folder: Workdir, is_wanted: Callable[[str], bool]) -> list[str]:
-    """Returns the lines of metrics.jsonl of the phases that are wanted."""
-    if not folder.metrics.exists():
-        return []
-    lines = folder.metrics.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("}\n")]
-    return [line for line in whole if is_wanted(json.loads(line)["phase"])]

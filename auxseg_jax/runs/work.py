@@ -67,7 +67,7 @@ def train_stage(context: Context, phase: Phase) -> None:
     else:
         params = context.first_params() | context.classifier_params()
     labels = context.workdir.labels(phase.needs["labels"])
-    _check_labels(context, labels)
+    _check_labels(context, labels, context.config.data.strict)
     seed_index = phase.stage + 1
     params = _fit(context, phase, params, "stages", context.stage_step, labels, seed_index)
     checkpoint.save_params(context.workdir.params(phase.name), params)
@@ -139,14 +139,22 @@ def _cam_options(context: Context) -> dict[str, Any]:
     return {"label_update": update, "model": model, "crop": config["augment"]["crop"]}
 
 
-def _check_cam_options(context: Context, folder: epath.Path) -> None:
-    """Raises UserError if CAMs were kept with other fields: by another run, and copied."""
+def _kept_cams(context: Context, phase: Phase) -> Callable[[str], np.ndarray] | None:
+    """Returns the reader of the CAMs that a phase needs; None if it needs none.
+
+    Raises:
+      UserError: they were kept with other fields: by another run, and copied.
+    """
+    if "cams" not in phase.needs:
+        return None
+    folder = context.workdir.folder(phase.needs["cams"])
     path = folder / _CAM_OPTIONS
     if storage.read_json(path) != _cam_options(context):
         raise UserError(
             f"{path} differs from this run's config, so its CAMs are of other views or another "
             f"network; delete {folder}, and the same command makes them again"
         )
+    return functools.partial(cam_files.read, file_sets.reader(folder))
 
 
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
@@ -162,15 +170,12 @@ def take_labels_from_masks(context: Context, phase: Phase) -> None:
 def update_labels(context: Context, phase: Phase) -> None:
     """Labels the training photos by the network of a stage."""
     stage = phase.needs["weights"]
-    cams = None
-    if "cams" in phase.needs:
-        folder = context.workdir.folder(phase.needs["cams"])
-        _check_cam_options(context, folder)
-        cams = functools.partial(cam_files.read, file_sets.reader(folder))
-    reader = context.reader(context.data.train_split, cams)
+    reader = context.reader(context.data.train_split, _kept_cams(context, phase))
     title, params = f"{stage} label update", context.stage_params(stage)
     with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
         passes.run(title, context.updated_labels, params, reader, write, context.local)
+    if phase.stage + 1 == context.config.stages.count:  # Nothing learns them.
+        _check_labels(context, context.workdir.labels(phase.name), strict=False)
 
 
 @contextlib.contextmanager
@@ -200,34 +205,29 @@ def _writer(
     content = {"digest": set_digest.text_of(hosts.total(written.sums))}
     content |= {"pixels": total.tolist()} if total.any() else {}
     hosts.by_first(lambda: storage.write_json(folder / WRITTEN, content))
-    if total.any() and context.config.supervision == "image_labels":
-        label_check.check(total, context.data, strict=False)
 
 
-def _check_labels(context: Context, folder: epath.Path) -> None:
-    """Ends the run if a stage could not learn from a set of pseudo labels, see `label_check`."""
+def _check_labels(context: Context, folder: epath.Path, strict: bool) -> None:
+    """Looks whether a stage could learn from a set of pseudo labels, see `label_check`."""
     path = folder / WRITTEN
     content = storage.read_json(path) if path.exists() else {}
     is_weak = context.config.supervision == "image_labels"
     if "pixels" in content and is_weak:  # Versions before 0.5 wrote none.
         pixels = np.array(content["pixels"], np.int64)
-        label_check.check(pixels, context.data, context.config.data.strict)
+        label_check.check(pixels, context.data, strict)
 
 
 def explain(context: Context, phase: Phase) -> None:
     """Keeps, for the report, what the steps of the method make of some training photos."""
-    data, config, cams = context.data, context.config, None
+    data, config = context.data, context.config
     sizes = data.sizes(data.train_split)
     bucket_of = buckets.buckets(sizes, config.eval.max_buckets, build.grid(config))
     found = [bucket_of[size] for size in sizes]
     most = collections.Counter(found).most_common(1)[0][0]  # One size is compiled for.
     members = [k for k, bucket in enumerate(found) if bucket == most]
     chosen = [members[k] for k in dataset.evenly(len(members), config.report.photos)]
-    if "cams" in phase.needs:
-        folder = context.workdir.folder(phase.needs["cams"])
-        cams = functools.partial(cam_files.read, file_sets.reader(folder))
     photos = data.photos(data.train_split)
-    reader = context.reader(data.train_split, cams, chosen)
+    reader = context.reader(data.train_split, _kept_cams(context, phase), chosen)
     write = functools.partial(explained.write, context.workdir.folder(phase.name))
     stage = phase.needs["weights"]
     params, title = context.stage_params(stage), f"{stage} step by step"

@@ -19,7 +19,6 @@ The phases are listed by `runs.phases.plan`.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -138,6 +137,12 @@ class Workdir:
             )
         return stages
 
+    def finished_phases(self) -> list[str]:
+        """Returns the names of the phases that are finished, sorted."""
+        patterns = (f"*/{_DONE}", f"*/*/{_DONE}")
+        done = [path for pattern in patterns for path in storage.matching(self.path, pattern)]
+        return sorted(str(path.parent.relative_to(self.path)) for path in done)
+
     def classes(self) -> list[str]:
         """Returns the names of the classes, background first.
 
@@ -201,15 +206,6 @@ class Workdir:
                 + "\nChoose another --workdir, or delete this one."
             )
 
-    def check_name(self) -> None:
-        """Raises UserError where Orbax, which reads a path as a pattern, would lose parameters."""
-        path = os.path.abspath(self.path) if not storage.is_remote(self.path) else str(self.path)
-        if found := sorted(set(path) & set("[]*?")):
-            raise UserError(
-                f"{path} holds {' '.join(found)}, and Orbax could not write parameters there; "
-                "choose another --workdir"
-            )
-
     def read_done(self, phase: str) -> dict[str, Any]:
         """Returns what a finished phase wrote down: "result", "seconds" and more.
 
@@ -254,9 +250,7 @@ class Workdir:
         if self.manifest.exists():
             self.check_data(data)
             return
-        patterns = (f"*/{_DONE}", f"*/*/{_DONE}")
-        done = [path for pattern in patterns for path in storage.matching(self.path, pattern)]
-        copied = sorted(str(path.parent.relative_to(self.path)) for path in done)
+        copied = self.finished_phases()
         for phase in copied:
             if storage.read_json(self.done(phase))["data"] != data.digest:
                 raise UserError(
@@ -266,6 +260,16 @@ class Workdir:
         storage.write_json(self.config, manifest_lib.plain(config))
         content = manifest_lib.collect(config, data) | {"copied": copied}
         storage.write_json(self.manifest, content)
+
+    def is_in_use(self) -> bool:
+        """Returns whether a process is at work here."""
+        if not self.config.exists():
+            return False
+        try:
+            with storage.lock(self.config, wait=False):
+                return False
+        except BlockingIOError:
+            return True
 
     @contextlib.contextmanager
     def sole_use(self) -> Iterator[None]:
@@ -283,7 +287,10 @@ class Workdir:
             yield
 
 
-def write_once(path: epath.Path, content: dict[str, Any]) -> None:
-    """Writes JSON by the first process, when all are here; all return when it is there."""
-    hosts.wait(f"before {path.name}")
-    hosts.by_first(lambda: storage.write_json(path, content))
+def enclosing(path: epath.PathLike) -> Workdir | None:
+    """Returns the workdir in which a file or folder lies, if it lies in one."""
+    for parent in epath.Path(path).expanduser().absolute().parents:
+        folder = Workdir(parent)
+        if folder.config.exists() and folder.manifest.exists():
+            return folder
+    return None

@@ -173,7 +173,7 @@ def run_all(
     for number, run in enumerate(own, 1):
         if run.workdir.results.exists():
             continue
-        if _is_at_work(run):
+        if run.workdir.is_in_use():
             say(f"run {number} of {len(own)}: {run.row}, seed {run.seed} is at work elsewhere")
             continue
         say(f"run {number} of {len(own)}: {run.row}, seed {run.seed}; see {folder.log(run)}")
@@ -194,16 +194,6 @@ def run_all(
             say(f"  done in {minutes:.1f} minutes")
         summarise()
     return failed
-
-
-def _is_at_work(run: Run) -> bool:
-    if not run.workdir.config.exists():
-        return False
-    try:
-        with storage.lock(run.workdir.config, wait=False):
-            return False
-    except BlockingIOError:
-        return True
 
 
 def share_of(runs: Sequence[Run], seeds: int, shard: tuple[int, int]) -> list[Run]:

@@ -1,7 +1,7 @@
 """What a run writes down while it goes: metrics.jsonl and TensorBoard events."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,21 @@ from etils import epath
 
 from auxseg_jax.devices import hosts
 from auxseg_jax.files import storage
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics.jsonl; none if it is absent.
+
+    A line without its end, which was being written when a run was killed, is left out.
+    """
+    path = epath.Path(path)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def write(path: epath.PathLike, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a metrics.jsonl as a whole."""
+    storage.write_bytes(path, "".join(f"{json.dumps(record)}\n" for record in records).encode())
 
 
 class Writer:
@@ -28,7 +43,7 @@ class Writer:
         if not self._writes:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lines = self._path.read_text().splitlines() if self._path.exists() else []
+        self._records = read(self._path)
         self._events = tensorboardX.SummaryWriter(str(tensorboard))
 
     def __enter__(self) -> "Writer":
@@ -45,13 +60,8 @@ class Writer:
         """
         if not self._writes:
             return
-        # A line without its end was being written when the run was killed.
-        lines = [line for line in self._lines if line.endswith("}")]
-        records = [json.loads(line) for line in lines]
-        self._lines = [
-            line
-            for line, record in zip(lines, records, strict=True)
-            if record["phase"] != phase or record["step"] <= step
+        self._records = [
+            record for record in self._records if record["phase"] != phase or record["step"] <= step
         ]
         self._write_all()
 
@@ -60,10 +70,10 @@ class Writer:
         if not self._writes:
             return
         values = {name: float(np.asarray(value)) for name, value in values.items()}
-        self._lines.append(json.dumps({"phase": phase, "step": step} | values))
+        self._records.append({"phase": phase, "step": step} | values)
         if self._appends:
             with self._path.open("a") as file:
-                file.write(self._lines[-1] + "\n")
+                file.write(json.dumps(self._records[-1]) + "\n")
         else:  # Object stores write a file as a whole.
             self._write_all()
         for name, value in values.items():
@@ -83,5 +93,4 @@ class Writer:
             self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def _write_all(self) -> None:
-        text = "".join(line + "\n" for line in self._lines)
-        storage.write_bytes(self._path, text.encode())
+        write(self._path, self._records)
