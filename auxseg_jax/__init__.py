@@ -14,7 +14,7 @@ names.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 if TYPE_CHECKING:
     from auxseg_jax.api import (

@@ -19,6 +19,14 @@ class Grid(NamedTuple):
     stride: int
     remainder: int
 
+    def cells(self, size: int) -> int:
+        """Returns the cells of the output of `size` pixels, which are a size of the grid."""
+        return (size - self.remainder) // self.stride + bool(self.remainder)
+
+    def pixels(self, cells: int) -> int:
+        """Returns the size of the grid with so many cells."""
+        return (cells - bool(self.remainder)) * self.stride + self.remainder
+
     def at_least(self, size: int) -> int:
         """Returns the smallest size of the grid that is not below `size`."""
         return size + (self.remainder - size) % self.stride

@@ -2,7 +2,7 @@
 
 `docs/configuration.md` is made from this table (`make docs`), and so are the checks of a config. A
 new field needs an entry here and the code that uses it. Its default must do what was done without
-it, because workdirs of older versions get it.
+it, because workdirs of older versions get it; else `before` says what did.
 """
 
 from auxseg_jax.config.field import (
@@ -50,6 +50,13 @@ def _views(scales: tuple[float, ...], flip: bool, what: str) -> dict[str, Field]
         "scales": Field(scales, f"Scales of the views of {what}.", SCALES),
         "flip": Field(flip, "Whether each view is also seen mirrored."),
     }
+
+
+_WINDOWS = Field(
+    True,
+    "See photos that are larger than the training crop through overlapping windows of its size.",
+    before=False,
+)
 
 
 def _crf(
@@ -285,6 +292,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "label_update": {
         **_views((0.5, 1.0, 1.5), True, "the updated CAM"),
+        "windows": _WINDOWS,
         "classifier_weight": Field(
             0.5,
             "Share of the first classifier's CAM in the CAM that walks: a stage's classifier "
@@ -318,8 +326,8 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "crf.saliency": _crf(0, gaussian=(3.0, 3.0), bilateral=(60.0, 5.0, 5.0)),
     "crf.segmentation": _crf(10, gaussian=(4.0, 3.0), bilateral=(83.0, 5.0, 3.0)),
-    "post": _views((0.5, 1.0, 1.5), True, "a post-processed segmentation"),
-    "predict": _views((1.0,), False, "a segmentation"),
+    "post": _views((0.5, 1.0, 1.5), True, "a post-processed segmentation") | {"windows": _WINDOWS},
+    "predict": _views((1.0,), False, "a segmentation") | {"windows": _WINDOWS},
     "report": {
         "photos": Field(
             6,
@@ -374,6 +382,9 @@ PRESETS: dict[str, dict[str, object]] = {
         "label_update.classifier_weight": 0.0,
         "label_update.renormalize": False,
         "label_update.saliency_weight": 0.5,
+        "label_update.windows": False,
+        "post.windows": False,
+        "predict.windows": False,
         "crf.saliency.iterations": 1,
         "model.head_conv": False,
         "augment.scale": (1.0, 1.0),

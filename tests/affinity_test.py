@@ -7,6 +7,7 @@ import pytest
 
 from auxseg_jax import trees
 from auxseg_jax.models import affinity, fusion
+from auxseg_jax.models.pairwise import Pairwise, attend, combine
 
 HEIGHT, WIDTH, CHANNELS = 7, 5, 6
 # float32 sums of at most 35 x 6 products of order 1
@@ -127,16 +128,12 @@ def test_blocks_of_rows_are_the_whole(rng, block, fused, normalized):
     state = rng.random((2, positions, 3)).astype(np.float32)
 
     def moved(sides, weights, state, block):
-        wholes = [None if block else affinity._attend(query, key, inside) for query, key in sides]
+        wholes = [None if block else attend(query, key, inside) for query, key in sides]
         tasks = [
-            affinity.Pairwise((q,), (k,), inside, None, w, block or positions)
+            Pairwise((q,), (k,), inside, None, w, block or positions)
             for (q, k), w in zip(sides, wholes, strict=True)
         ]
-        together = (
-            affinity.combine(tasks, weights).replace(block=block or positions)
-            if fused
-            else tasks[0]
-        )
+        together = combine(tasks, weights).replace(block=block or positions) if fused else tasks[0]
         together = together.normalize_rows() if normalized else together
         assert (together.whole is None) == bool(block)
         result = together.map_rows(lambda rows: rows @ state)
@@ -158,7 +155,7 @@ def test_refine(rng, pairwise, unary):
     positions = HEIGHT * WIDTH
     matrix = rng.random((2, positions, positions)).astype(np.float32) if pairwise else None
     attention = rng.random((2, positions)).astype(np.float32) if unary else None
-    given = None if matrix is None else affinity.Pairwise.of(matrix)
+    given = None if matrix is None else Pairwise.of(matrix)
     found = affinity.refine(
         [prediction[..., :2], prediction[..., 2:]], given, attention, [0.7, 0.2]
     )
@@ -176,7 +173,7 @@ def test_refine(rng, pairwise, unary):
 
 
 def test_normalize_rows(rng):
-    matrix = affinity.Pairwise.of(jnp.asarray(rng.random((2, 6, 6)), jnp.float32))
+    matrix = Pairwise.of(jnp.asarray(rng.random((2, 6, 6)), jnp.float32))
     np.testing.assert_allclose(matrix.normalize_rows().whole.sum(-1), 1, rtol=1e-6)
 
 
@@ -201,15 +198,34 @@ def test_each_head_has_its_share_of_the_channels(rng, scale):
     np.testing.assert_allclose(enhanced, (flat + out).reshape(features.shape), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [4, HEIGHT * WIDTH])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_sources_shares_add_up_to_a_row(rng, block, fused):
+    positions = HEIGHT * WIDTH
+    sides = rng.normal(size=(3, 2, 1, positions, CHANNELS)).astype(np.float32)
+    shapes = ((3, 3, 3, 3), (3, 3), (3,))
+    weights = fusion.FusionWeights(*(rng.normal(0, 5, s).astype(np.float32) for s in shapes))
+    sources = [
+        Pairwise.from_attention(affinity.Attention(q, k), None, block)
+        for q, k in jnp.asarray(sides)
+    ]
+    together = combine(sources, weights if fused else None)
+    sums = together.source_sums()
+    rows = together.map_rows(lambda rows: rows)
+    np.testing.assert_allclose(sums.sum(-1), rows.sum(-1), atol=1e-5)
+    if not fused:
+        np.testing.assert_allclose(sums, 1 / 3, atol=1e-5)
+
+
 def test_without_a_gate_several_sources_are_averaged(rng):
     positions, inside = HEIGHT * WIDTH, None
     sides = rng.normal(size=(3, 2, 1, positions, CHANNELS)).astype(np.float32)
     for block in (positions, 4):
         sources = [
-            affinity.Pairwise.from_attention(affinity.Attention(q, k), inside, block)
+            Pairwise.from_attention(affinity.Attention(q, k), inside, block)
             for q, k in jnp.asarray(sides)
         ]
-        mean = affinity.combine(sources, None)
+        mean = combine(sources, None)
         expected = np.mean([softmax(np.einsum("bid,bjd->bij", q, k)) for q, k in sides], 0)
         np.testing.assert_allclose(mean.map_rows(lambda rows: rows), expected, atol=1e-5)
         np.testing.assert_allclose(mean.row(7), expected[:, 7], atol=1e-5)

@@ -214,6 +214,11 @@ def test_a_config_of_an_older_version_gets_the_defaults(tmp_path):
     assert (complete.data.prepared, complete.walk.beta) == ("", 1.0)
     assert complete.model.backbone.width == 64 and complete.eval.batch_size == 8
     assert "eval" not in config
+    # A run that was begun without a field goes on as it began.
+    content = {"data": {"builder": "shapes"}, "model": {"backbone": {"name": "tiny"}}}
+    older, added = declared.complete(content)
+    assert not older.predict.windows and "predict.windows" in added
+    assert checked(config).predict.windows
     path = tmp_path / "old.py"
     path.write_text(
         "from auxseg_jax.configs import tiny\n"
@@ -253,12 +258,12 @@ def test_the_declared_fields_are_those_that_the_code_takes():
         "loss": keywords(losses.total),
         "optimizer": attributes(optimizer.Options, "lr", "layers") | {"name"},
         "log": attributes(Schedule, "steps", "checkpoint_dir", "lr"),
-        "cam": attributes(Views),
-        "predict": attributes(Views),
-        "post": attributes(Views),
+        "cam": attributes(Views, "window"),
+        "predict": attributes(Views, "window") | {"windows"},
+        "post": attributes(Views, "window") | {"windows"},
         "fuse": keywords(fuse.fuse),
         "walk": keywords(random_walk.random_walk),
-        "label_update": attributes(update.UpdateOptions),
+        "label_update": attributes(update.UpdateOptions, "window") | {"windows"},
         "crf.saliency": attributes(crf.CrfOptions, "filter"),
         "crf.segmentation": attributes(crf.CrfOptions, "filter"),
         "eval": attributes(loader.BatchOptions, "grid", "devices", "share", "only"),

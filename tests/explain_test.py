@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.grid import Grid
+from auxseg_jax.models.pairwise import Pairwise
 from auxseg_jax.pseudo import explain
 from auxseg_jax.runs import explained
 
@@ -15,11 +16,9 @@ POSITIONS = HEIGHT * WIDTH
 def maps_of(matrix, size=(HEIGHT, WIDTH), inside=None, **outputs):
     inside = np.ones((1, 2 * size[0], 2 * size[1]), bool) if inside is None else inside
     outputs = {"affinity": Pairwise.of(jnp.asarray(matrix)[None]), **outputs}
-    outputs["cam"] = jnp.zeros((1, *size, 2))
-    return {
-        name: np.asarray(value[0])
-        for name, value in explain.affinity_maps(outputs, jnp.asarray(inside)).items()
-    }
+    image, inside = jnp.zeros((*inside.shape, 3)), jnp.asarray(inside)
+    maps = explain.affinity_maps(lambda *_: outputs, image, inside, window=0, grid=Grid(2, 0))
+    return {name: np.asarray(value[0]) for name, value in maps.items()}
 
 
 @pytest.mark.parametrize(
@@ -76,13 +75,33 @@ def test_sources_are_shown_beside_the_fused_one(rng):
     )
     fused = Pairwise(queries, keys, None, None, None, 5)
     alone = [Pairwise((q,), (k,), None, None, None, 5) for q, k in zip(queries, keys, strict=True)]
-    outputs = {"affinity": fused, "unary": jnp.full((1, POSITIONS), 1 / POSITIONS)}
-    outputs["cam"] = jnp.zeros((1, HEIGHT, WIDTH, 2))
-    inside = jnp.ones((1, HEIGHT, WIDTH), bool)
-    maps = explain.affinity_maps(outputs, inside)
+    image, inside = jnp.zeros((1, HEIGHT, WIDTH, 3)), jnp.ones((1, HEIGHT, WIDTH), bool)
+
+    def maps_of(**outputs):
+        options = {"window": 0, "grid": Grid(1, 0)}
+        return explain.affinity_maps(lambda *_: outputs, image, inside, **options)
+
+    maps = maps_of(affinity=fused, unary=jnp.full((1, POSITIONS), 1 / POSITIONS))
     assert maps["affinity"].shape == (1, 3, POSITIONS, POSITIONS)
     assert (np.asarray(maps["unary"]) == 255).all()
     for k, source in enumerate(alone, 1):
-        one = explain.affinity_maps({"affinity": source, "cam": outputs["cam"]}, inside)
+        one = maps_of(affinity=source)
         np.testing.assert_array_equal(maps["affinity"][:, k], one["affinity"][:, 0])
-    assert explain.affinity_maps({"cam": outputs["cam"]}, inside) == {}
+    assert maps_of(cam=inside) == {}
+
+
+def test_through_windows_a_position_looks_at_what_is_in_its_windows():
+    image, inside = jnp.zeros((1, 3, 7, 3)), jnp.ones((1, 3, 7), bool)
+
+    def outputs_of(image, inside):
+        positions = image.shape[1] * image.shape[2]
+        uniform = jnp.full((len(image), positions, positions), 1 / positions)
+        return {"affinity": Pairwise.of(uniform)}
+
+    maps = explain.affinity_maps(outputs_of, image, inside, window=3, grid=Grid(1, 0))
+    assert maps["neighbours"] == pytest.approx(np.full((1, 1), 9.0))
+    seen = np.asarray(maps["affinity"][0, 0]).reshape(3, 7, 3, 7) > 0
+    for column in (0, 3, 6):  # Windows begin at 0, 2 and 4.
+        at = seen[1, column].all(0).nonzero()[0]
+        assert at.tolist() == {0: [0, 1, 2], 3: [2, 3, 4], 6: [4, 5, 6]}[column]
+    assert seen[0, 2].all(0).nonzero()[0].tolist() == [0, 1, 2, 3, 4]

@@ -14,6 +14,9 @@ def test_sizes_of_the_grid():
         for n in range(1, 150):
             assert grid.at_least(n) == min(s for s in sizes if s >= n)
             assert abs(grid.nearest(n) - n) == min(abs(s - n) for s in sizes)
+        for size in sizes:
+            assert grid.cells(size) == -(-size // grid.stride)
+            assert grid.pixels(grid.cells(size)) == size
 
 
 def test_a_strided_network_samples_alike_on_the_grid_and_not_off_it(rng):

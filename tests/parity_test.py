@@ -27,7 +27,7 @@ from auxseg_jax.data import transforms
 from auxseg_jax.devices import compilation
 from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf
-from auxseg_jax.models import affinity, auxsegnet, fusion
+from auxseg_jax.models import auxsegnet, fusion, pairwise
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.pseudo import fuse, random_walk
 from auxseg_jax.runs import build
@@ -348,7 +348,7 @@ def test_label_update(case, compare):
     compare("update norm_cam", maps, nhwc(recorded["norm_cam"]), atol=1e-6)
     walked = random_walk.random_walk(
         maps,
-        affinity.Pairwise.of(jnp.asarray(forward["cross_aff"])),
+        pairwise.Pairwise.of(jnp.asarray(forward["cross_aff"])),
         **common.get_config("official").walk,
     )
     compare("update refined_cam_low", walked, nhwc(recorded["refined_cam_low"]), atol=2e-5)

@@ -15,8 +15,8 @@ from conftest import REPOSITORY
 from auxseg_jax.analysis import products, targets
 from auxseg_jax.analysis.programs import PROGRAMS, Programs, make_mesh
 from auxseg_jax.configs import common, tiny
-from auxseg_jax.models.affinity import Pairwise
 from auxseg_jax.models.backbone import Attention
+from auxseg_jax.models.pairwise import Pairwise
 from auxseg_jax.models.precision import PRECISIONS
 
 # Modules of convolutions, as parts of an operation's name.

@@ -11,7 +11,7 @@ from auxseg_jax.analysis import twins
 from auxseg_jax.grid import Grid
 from auxseg_jax.inference import cam, crf
 from auxseg_jax.inference.segmentation import Views
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.models.pairwise import Pairwise
 from auxseg_jax.pseudo import random_walk, update
 from auxseg_jax.pseudo.fuse import fuse
 
@@ -181,6 +181,7 @@ def updated(maps_given=True, iterations=0, **changes):
     options = {
         "scales": (1.0,),
         "flip": False,
+        "window": 0,
         "classifier_weight": 0.0,
         "renormalize": False,
         "saliency_weight": 0.5,

@@ -53,6 +53,7 @@ def test_a_run_leaves_a_report_that_needs_no_network(finished):
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert sources and all(source.startswith(("data:", "#")) for source in sources)
     images = re.findall(r"<img[^>]*>", text)
+    assert "on same label" in text and "propagated" in text
     assert len(images) > 50 and all(re.search(r'alt="[^"]+"', image) for image in images)
     for section in ("classes", "curves", "photos", "affinity", "confusion", "certainty", "config"):
         assert f'<section id="{section}">' in text

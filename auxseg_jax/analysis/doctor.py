@@ -25,7 +25,7 @@ from auxseg_jax.devices import mesh as mesh_lib
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import console, first_line
 from auxseg_jax.inference import crf as crf_lib
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.models.pairwise import Pairwise
 from auxseg_jax.models.precision import PRECISIONS
 from auxseg_jax.pseudo import random_walk
 from auxseg_jax.training import checkpoint, step

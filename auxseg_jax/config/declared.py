@@ -54,8 +54,8 @@ def is_free(name: str) -> bool:
 def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[str]]:
     """Makes a config of what an older version wrote.
 
-    Fields that it did not know get their defaults, which do what was done without them. Fields that
-    have another name now are renamed.
+    Fields that it did not know get the values that do what was done without them. Fields that have
+    another name now are renamed.
 
     Args:
       content: a config as JSON gives it.
@@ -67,12 +67,18 @@ def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[s
     if isinstance(model, dict) and "dtype" in model:  # Versions before 0.3.
         precision = "bfloat16" if model.pop("dtype") == "bfloat16" else "tensorfloat32"
         model.setdefault("precision", precision)
-    added = add_defaults(content)
+    added = add_defaults(content, as_before=True)
     return ml_collections.ConfigDict(content), added
 
 
-def add_defaults(content: dict[str, Any] | ml_collections.ConfigDict) -> list[str]:
+def add_defaults(
+    content: dict[str, Any] | ml_collections.ConfigDict, as_before: bool = False
+) -> list[str]:
     """Adds the fields that a config lacks, with their defaults, and returns their names.
+
+    Args:
+      content: changed in place.
+      as_before: of a run of an older version, which goes on as it began.
 
     Raises:
       UserError: see `fields_of`.
@@ -86,6 +92,7 @@ def add_defaults(content: dict[str, Any] | ml_collections.ConfigDict) -> list[st
             target = target[part]
         for name, field in known.items():
             if name not in target:
-                target[name] = field.default
+                is_older = as_before and field.before is not None
+                target[name] = field.before if is_older else field.default
                 added.append(f"{section}.{name}" if section else name)
     return added

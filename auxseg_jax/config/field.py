@@ -30,12 +30,14 @@ class Field:
       range: the values it may have, or None if any of its type will do.
       free: whether it may change when a run goes on: it says where and how something is computed,
         not what.
+      before: what was done by versions without the field, where that is not the default.
     """
 
     default: Any
     help: str
     range: Range | None = None
     free: bool = False
+    before: Any = None
 
     def fault(self, name: str, value: Any) -> str | None:
         """Returns what is wrong with a value, or None."""

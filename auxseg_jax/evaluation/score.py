@@ -4,7 +4,7 @@ It is the only reader of pixel labels in a weakly supervised run. With several p
 its share of the photos, and the sums are added.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -173,20 +173,43 @@ def _score(
 def _sweep(
     read: ReadCam, dataset: Dataset, split: str, photos: int | None = None
 ) -> scores.CamSweep:
-    labels, bins = len(dataset.classes), len(_THRESHOLDS) + 1
-    # Pixels by their truth, their class, and the number of thresholds that their score is above.
-    pixels = np.zeros((labels, labels, bins), np.int64)
+    labels = len(dataset.classes)
+    pixels = np.zeros((labels, labels, len(_THRESHOLDS) + 1), np.int64)
     for name, truth in dataset.masks(split, SWEEP, hosts.share()):
         classes, score = _naming(name, read, name, truth.shape)
-        above = np.searchsorted(255 * np.array(_THRESHOLDS), score)
-        pixels += _naming(name, metrics.confusion_by_bin, classes, above, truth, labels, bins)
-    pixels = hosts.total(pixels)
+        pixels += _naming(name, cam_pixels, classes, score, truth, labels)
+    return cam_sweep(hosts.total(pixels), dataset.classes, photos)
+
+
+def cam_pixels(
+    classes: np.ndarray, score: np.ndarray, truth: np.ndarray, num_labels: int
+) -> np.ndarray:
+    """Counts the pixels of a photo's CAM, for `cam_sweep`.
+
+    Args:
+      classes: the class of the largest CAM, uint8 [H, W].
+      score: that CAM, [H, W] in 0..255.
+      truth: uint8 [H, W].
+      num_labels: L.
+
+    Returns:
+      int64 [L, L, T + 1]: pixels by their truth, their class, and the number of thresholds that
+      their score is above.
+    """
+    above = np.searchsorted(255 * np.array(_THRESHOLDS), score)
+    return metrics.confusion_by_bin(classes, above, truth, num_labels, len(_THRESHOLDS) + 1)
+
+
+def cam_sweep(
+    pixels: np.ndarray, classes: Sequence[str], photos: int | None = None
+) -> scores.CamSweep:
+    """Returns the mIoU at each threshold of a sum of `cam_pixels`."""
     miou = []
     for k in range(len(_THRESHOLDS)):
-        counts = np.zeros((labels, labels + 1), np.int64)
+        counts = np.zeros((len(classes), len(classes) + 1), np.int64)
         counts[:, :-1] = pixels[:, :, k + 1 :].sum(-1)
         counts[:, 0] += pixels[:, :, : k + 1].sum((1, 2))
-        miou.append(metrics.iou_scores(counts, dataset.classes).miou)
+        miou.append(metrics.iou_scores(counts, classes).miou)
     best = int(np.argmax(miou))
     by_threshold = dict(zip(map(str, _THRESHOLDS), miou, strict=True))
     return scores.CamSweep(True, _THRESHOLDS[best], miou[best], by_threshold, photos)

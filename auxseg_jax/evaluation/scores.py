@@ -91,6 +91,25 @@ class PredictionScore:
 
 
 @dataclasses.dataclass(frozen=True)
+class AffinityScore:
+    """What the affinities of a stage look at, on some training photos. No mask is read for it.
+
+    Attributes:
+      photos: number of them.
+      figures: {affinity: {name: value}}, of the fused one and of its sources, where 1 is all:
+        neighbours, the exponential of the entropy of a row; row_sum; part, the share of the fused
+        row sum that comes from this source; same_label, the share of a row on cells with the pseudo
+        label of the row's own, and same_label_uniform, that of a uniform row; colour, the mean
+        colour distance of what is looked at, over that of a uniform row.
+      weights: {parameter: value} of the learned weights gamma.
+    """
+
+    photos: int
+    figures: dict[str, dict[str, float]]
+    weights: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class ReviewScore:
     """What agrees in a run whose photos have no masks. It is no measure of quality.
 

@@ -14,9 +14,10 @@ from auxseg_jax.grid import Grid
 from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.views import views
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.inference.windows import over_windows
 from auxseg_jax.models.auxsegnet import final, normalize
 from auxseg_jax.models.layers import resize_bilinear
+from auxseg_jax.models.pairwise import Pairwise
 
 SHOWN = ("overlay", "probabilities", "certainty", "initial", "saliency", "cam", "affinity")
 """What can be shown beside the labels."""
@@ -29,10 +30,12 @@ class Views:
     Attributes:
       scales: factors of the photo's size.
       flip: whether mirror images are seen, too.
+      window: size of the windows that larger photos are seen through, pixels; 0: whole photos.
     """
 
     scales: Sequence[float]
     flip: bool
+    window: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +68,17 @@ def probabilities(
     size = image.shape[1:3]
     activation = {"seg": jax.nn.softmax, "sal": jax.nn.sigmoid, "initial": jax.nn.softmax}
     scores: dict[str, list[Array]] = {task: [] for task in activation}
-    for view, view_inside, unmirror in views(image, inside, seen.scales, seen.flip, grid):
-        outputs = network.apply({"params": network.cast(params)}, view, inside=view_inside)
+    variables = {"params": network.cast(params)}
+
+    def logits_of(image: Array, inside: Array) -> dict[str, Array]:
+        outputs = network.apply(variables, image, inside=inside)
         found = {task: final(outputs[task]) for task in ("seg", "sal") if task in outputs}
         if "refined" in outputs["seg"]:
             found["initial"] = outputs["seg"]["initial"]
+        return found
+
+    for view, view_inside, unmirror in views(image, inside, seen.scales, seen.flip, grid):
+        found = over_windows(logits_of, view, view_inside, window=seen.window, grid=grid)
         for task, logits in found.items():
             scores[task].append(activation[task](resize_bilinear(unmirror(logits), size)))
     return {task: sum(values) / len(values) for task, values in scores.items() if values}

@@ -24,17 +24,12 @@ from auxseg_jax.arrays import Array
 from auxseg_jax.grid import Grid
 from auxseg_jax.models import backbones
 from auxseg_jax.models import precision as precision_lib
-from auxseg_jax.models.affinity import (
-    Pairwise,
-    TaskAffinity,
-    combine,
-    refine,
-    rows_per_block,
-)
+from auxseg_jax.models.affinity import TaskAffinity, refine
 from auxseg_jax.models.backbone import Attention
 from auxseg_jax.models.branches import TaskBranch, TaskHead
 from auxseg_jax.models.fusion import CrossTaskFusion, fuse
 from auxseg_jax.models.layers import resize_nearest
+from auxseg_jax.models.pairwise import Pairwise, combine, rows_per_block
 
 REFINED_TASKS = {"none": (), "seg": ("seg",), "both": ("seg", "sal")}
 """Tasks whose prediction gets a refined twin, by the value of `affinity.refine`."""

@@ -84,8 +84,15 @@ def fuse(
       halo: the maps have one row more at both ends, which the convolution sees and the result
         leaves out.
     """
+    return sum(gated(maps, weights, halo))
+
+
+def gated(
+    maps: Sequence[Float[Array, "B R N"]], weights: FusionWeights, halo: bool = False
+) -> list[Float[Array, "B r N"]]:
+    """Returns G_t * map_t of each map, see `fuse`."""
     _, gates = _gates(maps, weights, halo)
-    return sum(gate * plane for gate, plane in zip(gates, _without_halo(maps, halo), strict=True))
+    return [gate * plane for gate, plane in zip(gates, _without_halo(maps, halo), strict=True)]
 
 
 def _without_halo(maps: Sequence[Array], halo: bool) -> list[Array]:

@@ -1,17 +1,21 @@
 """What a stage makes of a labelled photo, step by step, for people to look at."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
+from auxseg_jax.grid import Grid
 from auxseg_jax.inference import cam as cam_lib
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.inference.windows import over_windows
+from auxseg_jax.models.auxsegnet import normalize
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
+from auxseg_jax.models.pairwise import Pairwise
 
 _MOST_CELLS = 400
 """Of the coarse grid on which affinities are shown. A photo of VOC has ten times as many."""
@@ -21,6 +25,9 @@ def explain(
     params: dict,
     batch: Mapping[str, Array],
     *,
+    network: Any,
+    grid: Grid,
+    window: int,
     predict: Callable[[dict, Mapping[str, Array]], dict[str, Array]],
     propagate: Callable[[dict, Mapping[str, Array]], tuple[dict[str, Any], Array, Array]],
 ) -> dict[str, Array]:
@@ -29,6 +36,9 @@ def explain(
     Args:
       params: parameters of the stage.
       batch: arrays of a batch of whole photos, as `update.updated_labels` takes them.
+      network: the `AuxSegNet`.
+      grid: sizes that suit the network.
+      window: see `over_windows`.
       predict: `inference.segmentation.segment` with its options.
       propagate: `update.propagate` with its options.
 
@@ -36,52 +46,101 @@ def explain(
       What `predict` returns; "cam_class", "cam_score", "walked_class" and "walked_score", of the
       CAM before and after the walk, uint8 [B, H, W]; and what `affinity_maps` returns.
     """
-    outputs, *cams = propagate(params, batch)
+    _, *cams = propagate(params, batch)
     maps = predict(params, batch)
     for name, cam in zip(("cam", "walked"), cams, strict=True):
         cam = cam_lib.normalize(cam) * batch["labels"][:, None, None, :]
         cam = resize_bilinear(cam, batch["inside"].shape[1:3])
         maps[f"{name}_class"] = (cam.argmax(-1) + 1).astype(jnp.uint8)
         maps[f"{name}_score"] = jnp.round(255 * cam.max(-1)).astype(jnp.uint8)
-    return maps | affinity_maps(outputs, batch["inside"])
+    variables = {"params": network.cast(params)}
+
+    def outputs_of(image: Array, inside: Array) -> dict[str, Any]:
+        return network.apply(variables, image, inside=inside)
+
+    image = normalize(network, batch["image"], batch["inside"])
+    return maps | affinity_maps(outputs_of, image, batch["inside"], window=window, grid=grid)
 
 
-def affinity_maps(outputs: Mapping[str, Any], inside: Bool[Array, "B H W"]) -> dict[str, Array]:
+def affinity_maps(
+    outputs_of: Callable[[Array, Array], Mapping[str, Any]],
+    image: Float[Array, "B H W 3"],
+    inside: Bool[Array, "B H W"],
+    *,
+    window: int,
+    grid: Grid,
+) -> dict[str, Array]:
     """Returns what each cell of a coarse grid looks at.
 
+    Seen through windows, a position looks at what is in its windows.
+
     Args:
-      outputs: of the network.
+      outputs_of: (image, inside) -> outputs of the network.
+      image: a batch of photos, normalised.
       inside: photo and not padding.
+      window: see `over_windows`.
+      grid: sizes that suit the network.
 
     Returns:
       "affinity": uint8 [B, S, Q, Q], the rows of S pairwise affinities, each scaled to a largest
       entry of 255 by its square root; the fused one first, then its sources. "unary": uint8 [B, Q],
       likewise. "neighbours": float32 [B, S], the exponential of the entropy of a row, mean over the
-      photo: how many positions a position looks at. "row_sums": float32 [B, S]. "grid": int32
-      [B, 2], rows and columns of the grid. "extent": int32 [B, 2], rows and columns of the feature
+      photo: how many positions a position looks at. "row_sums": float32 [B, S]. "parts": float32
+      [B, S - 1], how much of the fused one's row sum comes from each source. "grid": int32 [B, 2],
+      rows and columns of the grid. "extent": int32 [B, 2], rows and columns of the feature
       grid that hold the photo, "factor" int32 [B] of which make one. {} without affinities.
     """
-    if "affinity" not in outputs and "unary" not in outputs:
-        return {}
-    height, width = outputs["cam"].shape[1:3]
+    height, width = map(grid.cells, image.shape[1:3])
     factor = max(math.ceil(math.sqrt(height * width / _MOST_CELLS)), 1)
     rows, columns = -(-height // factor), -(-width // factor)
     line, column = np.divmod(np.arange(height * width), width)
-    cells = np.eye(rows * columns, dtype=np.float32)[(line // factor) * columns + column // factor]
-    middles = np.minimum(np.arange(rows) * factor + factor // 2, height - 1)[:, None] * width
-    middles = (middles + np.minimum(np.arange(columns) * factor + factor // 2, width - 1)).ravel()
-    present = resize_nearest(inside, (height, width)).reshape(len(inside), -1)
+    coarse = np.eye(rows * columns, dtype=np.float32)[(line // factor) * columns + column // factor]
+    coarse = coarse.reshape(height, width, -1)
+    coarse = jnp.broadcast_to(coarse, (len(image), *coarse.shape))
+    look = functools.partial(_look, outputs_of)
+    seen = over_windows(look, image, inside, [coarse], window=window, grid=grid)
+    if not seen:
+        return {}
+    present = resize_nearest(inside, (height, width))
+    weight = present / jnp.maximum(present.sum((1, 2), keepdims=True), 1)
     maps: dict[str, Array] = {}
+    if "affinity" in seen:
+        middles = [
+            np.minimum(np.arange(count) * factor + factor // 2, cells - 1)
+            for count, cells in ((rows, height), (columns, width))
+        ]
+        every = jnp.stack(seen["affinity"], 1)  # [B, S, h, w, Q + 2]
+        shown = every[:, :, middles[0]][:, :, :, middles[1], :-2]
+        maps["affinity"] = _to_levels(shown.reshape(*every.shape[:2], rows * columns, -1))
+        means = jnp.einsum("bshwk,bhw->bsk", every[..., -2:], weight)
+        maps |= {"neighbours": means[..., 0], "row_sums": means[..., 1]}
+    if "parts" in seen:
+        maps["parts"] = jnp.einsum("bhws,bhw->bs", seen["parts"], weight)
+    if "unary" in seen:
+        maps["unary"] = _to_levels(jnp.einsum("bhwq,bhw->bq", seen["unary"], weight))
+    extent = jnp.stack([present.any(2).sum(1), present.any(1).sum(1)], 1).astype(jnp.int32)
+    size = jnp.broadcast_to(jnp.array([rows, columns], jnp.int32), extent.shape)
+    return maps | {"extent": extent, "grid": size, "factor": jnp.full(len(image), factor)}
+
+
+def _look(
+    outputs_of: Callable[[Array, Array], Mapping[str, Any]],
+    image: Float[Array, "B H W 3"],
+    inside: Bool[Array, "B H W"],
+    coarse: Float[Array, "B h w Q"],
+) -> dict[str, Any]:
+    """Returns of each position what its rows look at, over coarse cells."""
+    outputs, flat = outputs_of(image, inside), coarse.reshape(len(coarse), -1, coarse.shape[-1])
+    found: dict[str, Any] = {}
     if "affinity" in outputs:
-        found = [_coarse(source, cells, present) for source in _sources(outputs["affinity"])]
-        shown, neighbours, sums = (jnp.stack(part, 1) for part in zip(*found, strict=True))
-        maps |= {"affinity": shown[:, :, middles], "neighbours": neighbours, "row_sums": sums}
+        seen = [_see(source, flat) for source in _sources(outputs["affinity"])]
+        found["affinity"] = [x.reshape(*coarse.shape[:3], -1) for x in seen]
+        if len(seen) > 1:
+            found["parts"] = outputs["affinity"].source_sums().reshape(*coarse.shape[:3], -1)
     if "unary" in outputs:
-        maps["unary"] = _to_levels(outputs["unary"] @ cells)
-    held = present.reshape(-1, height, width)
-    extent = jnp.stack([held.any(2).sum(1), held.any(1).sum(1)], 1).astype(jnp.int32)
-    grid = jnp.broadcast_to(jnp.array([rows, columns], jnp.int32), extent.shape)
-    return maps | {"extent": extent, "grid": grid, "factor": jnp.full(len(inside), factor)}
+        row = jnp.einsum("bn,bnq->bq", outputs["unary"], flat)
+        found["unary"] = jnp.broadcast_to(row[:, None, None], coarse.shape)
+    return found
 
 
 def _sources(fused: Pairwise) -> list[Pairwise]:
@@ -93,10 +152,8 @@ def _sources(fused: Pairwise) -> list[Pairwise]:
     return [fused, *alone]
 
 
-def _coarse(
-    affinity: Pairwise, cells: np.ndarray, present: Bool[Array, "B N"]
-) -> tuple[Array, Array, Array]:
-    """Returns rows over coarse cells as levels [B, N, Q], neighbours [B] and row sums [B]."""
+def _see(affinity: Pairwise, cells: Float[Array, "B N Q"]) -> Float[Array, "B N Q+2"]:
+    """Returns rows over coarse cells, the exponential of their entropy, and their sum."""
 
     def see(rows: Array) -> Array:
         total = rows.sum(-1, keepdims=True)
@@ -104,10 +161,7 @@ def _coarse(
         entropy = -(share * jnp.log(jnp.maximum(share, 1e-12))).sum(-1, keepdims=True)
         return jnp.concatenate([rows @ cells, jnp.exp(entropy), total], -1)
 
-    seen = affinity.map_rows(see)
-    weight = present / jnp.maximum(present.sum(1, keepdims=True), 1)
-    neighbours, sums = (jnp.einsum("bn,bn->b", seen[..., k], weight) for k in (-2, -1))
-    return _to_levels(seen[..., :-2]), neighbours, sums
+    return affinity.map_rows(see)
 
 
 def _to_levels(rows: Array) -> Array:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from auxseg_jax.arrays import Array
 from auxseg_jax.models import precision
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.models.pairwise import Pairwise
 
 
 def transition(

@@ -14,9 +14,10 @@ from auxseg_jax.grid import Grid
 from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.segmentation import Views
-from auxseg_jax.models.affinity import Pairwise
+from auxseg_jax.inference.windows import over_windows
 from auxseg_jax.models.auxsegnet import final, normalize
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
+from auxseg_jax.models.pairwise import Pairwise
 from auxseg_jax.pixel_labels import IGNORE
 
 Maps = dict[str, Array]
@@ -96,6 +97,8 @@ class UpdateOptions:
     Attributes:
       scales: views of the CAM.
       flip: views of the CAM.
+      window: size of the windows through which the dense branches and the affinity see a larger
+        photo, pixels; 0: whole photos.
       classifier_weight: share of the first classifier's CAM in the one that walks; the rest is the
         stage's. A stage's classifier has seen each photo's label so often that its CAMs follow the
         labels' mistakes.
@@ -107,6 +110,7 @@ class UpdateOptions:
 
     scales: Sequence[float]
     flip: bool
+    window: int
     classifier_weight: float
     renormalize: bool
     saliency_weight: float
@@ -121,8 +125,8 @@ def propagate(
     grid: Grid,
     options: UpdateOptions,
     walk: Walk,
-) -> tuple[dict[str, Any], Float[Array, "B h w C"], Float[Array, "B h w C"]]:
-    """Returns the outputs of a stage's network, the CAM, and the CAM after its random walk.
+) -> tuple[dict[str, Array], Float[Array, "B h w C"], Float[Array, "B h w C"]]:
+    """Returns what a stage predicts, the CAM, and the CAM after its random walk.
 
     Args:
       params: parameters of the stage.
@@ -132,29 +136,41 @@ def propagate(
       grid: sizes of the views.
       options: see `UpdateOptions`.
       walk: `random_walk` with its options.
+
+    Returns:
+      {"seg", "sal"} logits [B, h, w, _], the last if the network has that task; the CAM; and the
+      CAM after its walk, which is the CAM itself without an affinity.
     """
     variables = {"params": network.cast(params)}
-    image = normalize(network, batch["image"], batch["inside"])
-    outputs = network.apply(variables, image, inside=batch["inside"])
-    cells = outputs["cam"].shape[1:3]
+    inside = batch["inside"]
+    image = normalize(network, batch["image"], inside)
+    cells = tuple(map(grid.cells, image.shape[1:3]))
     seen = Views(options.scales, options.flip)
     weight = options.classifier_weight
     cam = weight * batch["classifier_cam"] if weight else 0.0
     if weight < 1:
         cam_of = _cam_function(network, params)
-        cam += (1 - weight) * _mean_cam(cam_of, image, batch["inside"], cells, seen, grid)
+        cam += (1 - weight) * _mean_cam(cam_of, image, inside, cells, seen, grid)
+
+    def see(image: Array, inside: Array, cam: Array) -> dict[str, Array]:
+        outputs = network.apply(variables, image, inside=inside)
+        found = {task: final(outputs[task]) for task in ("seg", "sal") if task in outputs}
+        if "affinity" in outputs:
+            found["walked"] = walk(cam, outputs["affinity"])
+        return found
+
+    predictions = over_windows(see, image, inside, [cam], window=options.window, grid=grid)
     walked = cam
-    if "affinity" in outputs:
-        walked = walk(cam, outputs["affinity"])
-        walked *= resize_nearest(batch["inside"], cells)[..., None]
-    return outputs, cam, walked
+    if "walked" in predictions:
+        walked = predictions.pop("walked") * resize_nearest(inside, cells)[..., None]
+    return predictions, cam, walked
 
 
 def updated_labels(
     params: dict,
     batch: Mapping[str, Array],
     *,
-    propagate: Callable[[dict, Mapping[str, Array]], tuple[dict[str, Any], Array, Array]],
+    propagate: Callable[[dict, Mapping[str, Array]], tuple[dict[str, Array], Array, Array]],
     options: UpdateOptions,
     fuse: Fuse,
     crf: crf_lib.CrfOptions,
@@ -174,12 +190,12 @@ def updated_labels(
       crf: options of `crf.saliency`; with 0 iterations S is not sharpened.
     """
     size = batch["image"].shape[1:3]
-    outputs, _, cam = propagate(params, batch)
+    predictions, _, cam = propagate(params, batch)
     cam = cam_lib.normalize(cam) if options.renormalize else cam
     cam = resize_bilinear(cam, size)
     saliency = _given_saliency(batch, cam)
-    if "sal" in outputs:
-        predicted = resize_bilinear(jax.nn.sigmoid(final(outputs["sal"])), size)[..., 0]
+    if "sal" in predictions:
+        predicted = resize_bilinear(jax.nn.sigmoid(predictions["sal"]), size)[..., 0]
         weight = options.saliency_weight
         saliency = weight * predicted + (1 - weight) * saliency
     if crf.iterations:
@@ -189,7 +205,7 @@ def updated_labels(
     labels = fuse(cam, saliency, batch["labels"])
     if options.veto:
         possible = jnp.pad(batch["labels"], ((0, 0), (1, 0)), constant_values=1) > 0
-        logits = resize_bilinear(final(outputs["seg"]), size)
+        logits = resize_bilinear(predictions["seg"], size)
         scores = jax.nn.softmax(logits, where=possible[:, None, None, :], axis=-1)
         labels = apply_veto(labels, scores, options.veto)
     return {"segmentation": labels, "saliency": _to_uint8(saliency)}

@@ -46,6 +46,23 @@ class StageEntry:
         return entry | ({} if self.val_miou_post is None else {"val_miou_post": self.val_miou_post})
 
 
+@dataclasses.dataclass(frozen=True)
+class AffinityEntry:
+    """What the affinities of a stage look at.
+
+    Attributes:
+      stage: its number.
+      score: see `scores.AffinityScore`.
+    """
+
+    stage: int
+    score: scores.AffinityScore
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the entry as results.json has it."""
+        return {"stage": self.stage, **to_json(self.score)}
+
+
 @dataclasses.dataclass
 class Results:
     """All figures of a run, in percent.
@@ -54,6 +71,7 @@ class Results:
       classifier: score of the classifier phase, if the network has that branch.
       pseudo: score of each set of pseudo labels, if the training split has masks.
       stages: score of each stage, if the validation split has masks.
+      affinities: what the affinities of each stage look at, if it has any.
       cam_sweep: score of the CAMs by threshold, an oracle.
       review: what agrees, if photos have no masks.
       fully_supervised: whether it was trained on masks.
@@ -65,6 +83,7 @@ class Results:
     classifier: scores.ClassifierScore | None = None
     pseudo: list[PseudoEntry] = dataclasses.field(default_factory=list)
     stages: list[StageEntry] = dataclasses.field(default_factory=list)
+    affinities: list[AffinityEntry] = dataclasses.field(default_factory=list)
     cam_sweep: scores.CamSweep | None = None
     review: scores.ReviewScore | None = None
     fully_supervised: bool = False
@@ -102,6 +121,10 @@ class Results:
         """Adds the score of a stage."""
         self.stages.append(StageEntry(stage, score))
 
+    def add_affinity(self, stage: int, score: scores.AffinityScore) -> None:
+        """Adds what the affinities of a stage look at."""
+        self.affinities.append(AffinityEntry(stage, score))
+
     def set_post(self, stage: int, score: scores.PredictionScore) -> None:
         """Puts in the score of a stage's post-processed predictions, after `add_stage`."""
         index = [entry.stage for entry in self.stages].index(stage)
@@ -116,6 +139,8 @@ class Results:
             "stages": [entry.to_json() for entry in self.stages],
             "final": self.final.to_json() if self.final else {},
         }
+        if self.affinities:
+            content["affinities"] = [entry.to_json() for entry in self.affinities]
         if self.cam_sweep:
             content["cam_sweep"] = to_json(self.cam_sweep)
         if self.review:
@@ -134,6 +159,7 @@ class Results:
             classifier=scores.ClassifierScore(**classifier) if classifier else None,
             pseudo=[_pseudo_entry(**entry) for entry in content["pseudo"]],
             stages=[_stage_entry(**entry) for entry in content["stages"]],
+            affinities=[_affinity_entry(**entry) for entry in content.get("affinities", ())],
             cam_sweep=scores.CamSweep(**sweep) if sweep else None,
             review=scores.ReviewScore(**review) if review else None,
             fully_supervised=content.get("fully_supervised", False),
@@ -145,6 +171,10 @@ class Results:
 
 def _pseudo_entry(stage: int | str, **figures: float) -> PseudoEntry:
     return PseudoEntry(stage, scores.PseudoScore(**figures))
+
+
+def _affinity_entry(stage: int, **figures: Any) -> AffinityEntry:
+    return AffinityEntry(stage, scores.AffinityScore(**figures))
 
 
 def _stage_entry(stage: int, val_miou_post: float | None = None, **figures: Any) -> StageEntry:

@@ -167,13 +167,24 @@ def classifier_cam(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegN
     )
 
 
+def _window(config: ml_collections.ConfigDict, section: str) -> int:
+    """Returns the size of the windows that a section of the config asks for; 0: none."""
+    return config.augment.crop if config[section].windows else 0
+
+
+def _update_options(config: ml_collections.ConfigDict) -> update.UpdateOptions:
+    fields = dict(config.label_update)
+    del fields["windows"]
+    return update.UpdateOptions(window=_window(config, "label_update"), **fields)
+
+
 def propagate(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> Callable:
     """Returns `update.propagate` with a config's options."""
     return functools.partial(
         update.propagate,
         network=network,
         grid=grid(config),
-        options=update.UpdateOptions(**config.label_update),
+        options=_update_options(config),
         walk=functools.partial(random_walk, **config.walk),
     )
 
@@ -183,7 +194,7 @@ def updated_labels(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegN
     return functools.partial(
         update.updated_labels,
         propagate=propagate(config, network),
-        options=update.UpdateOptions(**config.label_update),
+        options=_update_options(config),
         fuse=functools.partial(fuse, **config.fuse),
         crf=crf_options(config, "saliency"),
     )
@@ -193,6 +204,9 @@ def explain(config: ml_collections.ConfigDict, network: auxsegnet.AuxSegNet) -> 
     """Returns `explain.explain` with a config's options."""
     return functools.partial(
         explain_lib.explain,
+        network=network,
+        grid=grid(config),
+        window=_window(config, "label_update"),
         predict=segmentation(config, network, show=("certainty",)),
         propagate=propagate(config, network),
     )
@@ -214,11 +228,13 @@ def segmentation(
       show: see `segment`.
       point: see `segment`.
     """
+    section = "post" if post else "predict"
+    fields = config[section]
     return functools.partial(
         segment,
         network=network,
         grid=grid(config),
-        seen=Views(**(config.post if post else config.predict)),
+        seen=Views(fields.scales, fields.flip, _window(config, section)),
         crf=crf_options(config, "segmentation") if post else None,
         show=Shown(show, point),
     )

@@ -1,12 +1,14 @@
 """The files of `work.explain`: <stage>/explain/<id>.npz, one a photo."""
 
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from auxseg_jax.errors import UserError
+from auxseg_jax.evaluation import affinities, scores
 from auxseg_jax.files import storage
 from auxseg_jax.inference import contact_sheet
 
@@ -54,6 +56,63 @@ def read(
         except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} is damaged ({error}); delete its folder") from error
     return found
+
+
+def affinity_names(count: int) -> list[str]:
+    """Returns the names of the affinities of a photo, the fused one first."""
+    known = ["fused", "segmentation", "saliency"]
+    return known[:count] if count <= len(known) else [known[0], *_numbered(count - 1)]
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"source {k}" for k in range(1, count + 1)]
+
+
+def score(
+    kept: Mapping[str, dict[str, np.ndarray]],
+    photos: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    params: Mapping[str, Any],
+) -> scores.AffinityScore | None:
+    """Returns figures of the affinities of some photos, means over them; None without affinities.
+
+    Args:
+      kept: {id: maps} of `read`.
+      photos: {id: uint8 RGB [H, W, 3]}.
+      labels: {id: pseudo labels uint8 [H, W]} that the stage learned.
+      params: parameters of the stage.
+    """
+    found = []
+    for name, maps in kept.items():
+        if "affinity" not in maps:
+            continue
+        rows = affinities.rows_of(maps["affinity"])
+        where = maps["grid"], maps["extent"]
+        groups = affinities.cells_of(labels[name], *where)
+        shares, uniform = affinities.own_share(rows, groups)
+        parts = maps.get("parts", np.zeros(0)) / max(maps["row_sums"][0], 1e-12)
+        figures = {
+            "neighbours": maps["neighbours"],
+            "row_sum": maps["row_sums"],
+            "part": np.array([1.0, *parts]),
+            "same_label": shares,
+            "same_label_uniform": np.full(len(rows), uniform),
+            "colour": affinities.colour_contrast(rows, affinities.cells_of(photos[name], *where)),
+        }
+        found.append(figures)
+    if not found:
+        return None
+    names = affinity_names(len(found[0]["row_sum"]))
+    # A photo without any label has no share.
+    means = {key: np.nanmean([figures[key] for figures in found], 0) for key in found[0]}
+    return scores.AffinityScore(
+        photos=len(found),
+        figures={
+            name: {key: round(float(mean[k]), 4) for key, mean in means.items()}
+            for k, name in enumerate(names)
+        },
+        weights={name: float(value) for name, value in params.items() if name.endswith("_gamma")},
+    )
 
 
 def draw(photo: np.ndarray, maps: dict[str, np.ndarray]) -> np.ndarray:

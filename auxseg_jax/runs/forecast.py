@@ -9,12 +9,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from auxseg_jax.inference import windows
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 
 # In passes of the network over the same pixels.
 _STEP = 4.0  # Forward and gradient, and the preparation of crops.
 _CRF = 4.0
+
+_WINDOWED = ("predict", "post")
+"""Sections whose views may be seen through windows."""
 
 _WARM_UP, _TIMED = 4, 12
 """Steps that are not timed, and steps after which there is an estimate."""
@@ -120,8 +124,15 @@ def passing(split: str, section: str, crf: bool = False) -> Callable[[Context], 
     def effort(context: Context) -> float:
         data, views = context.data, context.config[section]
         sizes = data.sizes(data.train_split if split == "train" else data.val_split)
-        passes = sum(scale**2 for scale in views.scales) * (2 if views.flip else 1)
-        return sum(map(math.prod, sizes)) / 1e6 * (passes + _CRF * crf)
+        windowed = section in _WINDOWED and views.windows
+        window = context.config.augment.crop if windowed else 0
+        seen = sum(
+            windows.area(height * scale, width * scale, window)
+            for height, width in sizes
+            for scale in views.scales
+        )
+        pixels = sum(map(math.prod, sizes))
+        return (seen * (2 if views.flip else 1) + pixels * _CRF * crf) / 1e6
 
     return effort
 

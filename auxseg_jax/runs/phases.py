@@ -55,7 +55,8 @@ def plan(config: ml_collections.ConfigDict, scored: Collection[str]) -> list[Pha
             labels = f"{name}/pseudo"
             phases.append(_update(labels, {"weights": name, **sources}, index))
             if config.report.photos:
-                phases.append(_explain(f"{name}/explain", {"weights": name, **sources}, index))
+                needs = {"weights": name, "labels": learned, **sources}
+                phases.append(_explain(f"{name}/explain", needs, index))
             if TRAIN in scored:
                 phases.append(_score_labels(f"{name}/pseudo_score", labels, index))
     if weak and VAL not in scored:
@@ -145,6 +146,8 @@ def _explain(name: str, needs: Mapping[str, str], index: int) -> Phase:
         ("label_update", "walk", "predict", "report.photos"),
         needs,
         ("<id>.npz",),
+        scores=scores.AffinityScore,
+        report=Results.add_affinity,
         stage=index,
     )
 

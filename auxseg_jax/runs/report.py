@@ -14,7 +14,7 @@ from auxseg_jax.data.dataset import Dataset
 from auxseg_jax.evaluation import details
 from auxseg_jax.files import storage
 from auxseg_jax.report import charts, pages
-from auxseg_jax.runs import journal, report_curves, report_photos
+from auxseg_jax.runs import journal, report_affinity, report_curves, report_photos
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.runs.phases import TRAIN, VAL, plan
 from auxseg_jax.runs.workdir import CAM, CLASSIFIER, REVIEW, Workdir, stage_name
@@ -83,6 +83,7 @@ class _Run:
             "train_order": photos.train_order,
             "affinities": photos.affinities(),
             "affinity_stage": photos.explained_stage,
+            **self._affinity_tables(photos),
             "confusion": self._confusion(),
             "calibration": self._calibration(),
             "phases": self._phase_rows(),
@@ -191,6 +192,23 @@ class _Run:
         columns = [[row[k] for row in steps] for k in range(len(_STAGE_HEADINGS))]
         figures = dict(zip(_STAGE_HEADINGS, columns, strict=True))
         return report_curves.draw(self._folder, self._stages, figures)
+
+    def _affinity_tables(self, photos: report_photos.Photos) -> dict[str, Any]:
+        results = {stage: self._result(f"{stage}/explain") for stage in photos.explained}
+        scored = {stage: result for stage, result in results.items() if result}
+        truths = photos.explained_truths() if scored else {}
+        weights = [
+            {"name": stage, "text": ", ".join(f"{n} {v:+.3f}" for n, v in r["weights"].items())}
+            for stage, r in scored.items()
+            if r["weights"]
+        ]
+        return {
+            "affinity_headings": report_affinity.HEADINGS,
+            "affinity_rows": report_affinity.rows(scored, photos.explained, truths),
+            "affinity_photos": max((r["photos"] for r in scored.values()), default=0),
+            "affinity_weights": weights,
+            "cam_gains": report_affinity.cam_gains(photos.explained, truths, self._classes),
+        }
 
     def _confusion(self) -> dict[str, Any] | None:
         last = self._last_score()

@@ -57,6 +57,20 @@ class Photos:
         }
 
     @property
+    def explained(self) -> dict[str, dict[str, dict[str, np.ndarray]]]:
+        """{stage: {id: what was kept of the photo}}."""
+        return self._explained
+
+    def explained_truths(self) -> dict[str, np.ndarray]:
+        """Returns {id: mask} of the training photos of which steps were kept, if they have any."""
+        if self._data is None:
+            return {}
+        names = {name for maps in self._explained.values() for name in maps}
+        return self._truths(
+            self._data.train_split, sorted(names & set(self._data.ids(self._data.train_split)))
+        )
+
+    @property
     def explained_stage(self) -> str:
         """The last stage whose steps were kept; "" without any."""
         return next(reversed(self._explained), "")
@@ -135,9 +149,7 @@ class Photos:
             if "affinity" in maps:
                 count, cells = maps["affinity"].shape[:2]
                 parts.append(maps["affinity"].reshape(count * cells, cells))
-                known = ["fused", "segmentation", "saliency"]
-                others = [f"source {k}" for k in range(1, count)]
-                names += known[:count] if count <= len(known) else ["fused", *others]
+                names += explained.affinity_names(count)
             if "unary" in maps:
                 parts.append(maps["unary"][None])
                 names.append("unary")

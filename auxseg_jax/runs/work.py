@@ -5,7 +5,6 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -21,13 +20,11 @@ from auxseg_jax.data import (
 )
 from auxseg_jax.data.dataset import SUPERVISION
 from auxseg_jax.devices import hosts
-from auxseg_jax.errors import UserError
 from auxseg_jax.evaluation import details, metrics, score, scores
 from auxseg_jax.files import file_sets, set_digest, storage
 from auxseg_jax.inference import classification, output, passes
 from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
-from auxseg_jax.report import manifest
-from auxseg_jax.runs import build, explained, forecast, readers
+from auxseg_jax.runs import build, explained, forecast, kept_cams, readers
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
 from auxseg_jax.training import checkpoint, loop, step
@@ -35,7 +32,6 @@ from auxseg_jax.training import checkpoint, loop, step
 WRITTEN = "written.json"
 """Beside pseudo labels and kept CAMs: the digest of the files, as they were written."""
 
-_CAM_OPTIONS = "options.json"
 _KEPT = 64
 """Photos of the validation split whose certainty and initial labels are kept."""
 
@@ -125,36 +121,12 @@ def make_initial_labels(context: Context, phase: Phase) -> None:
 def keep_classifier_cams(context: Context, phase: Phase) -> None:
     """Keeps the classifier's share of the CAMs that every label update uses."""
     folder = context.workdir.folder(phase.name)
-    hosts.by_first(lambda: storage.write_json(folder / _CAM_OPTIONS, _cam_options(context)))
+    hosts.by_first(
+        lambda: storage.write_json(folder / kept_cams.OPTIONS, kept_cams.options(context))
+    )
     params, reader = context.classifier_params(), context.reader(context.data.train_split)
     with _writer(context, folder, cam_files.encode) as write:
         passes.run("CAMs to keep", context.classifier_cam, params, reader, write, context.local)
-
-
-def _cam_options(context: Context) -> dict[str, Any]:
-    """Returns the fields on which kept CAMs depend."""
-    config = manifest.plain(context.config)
-    update = {name: config["label_update"][name] for name in ("scales", "flip")}
-    model = {name: config["model"][name] for name in ("backbone", "precision")}
-    return {"label_update": update, "model": model, "crop": config["augment"]["crop"]}
-
-
-def _kept_cams(context: Context, phase: Phase) -> Callable[[str], np.ndarray] | None:
-    """Returns the reader of the CAMs that a phase needs; None if it needs none.
-
-    Raises:
-      UserError: they were kept with other fields: by another run, and copied.
-    """
-    if "cams" not in phase.needs:
-        return None
-    folder = context.workdir.folder(phase.needs["cams"])
-    path = folder / _CAM_OPTIONS
-    if storage.read_json(path) != _cam_options(context):
-        raise UserError(
-            f"{path} differs from this run's config, so its CAMs are of other views or another "
-            f"network; delete {folder}, and the same command makes them again"
-        )
-    return functools.partial(cam_files.read, file_sets.reader(folder))
 
 
 def take_labels_from_masks(context: Context, phase: Phase) -> None:
@@ -170,7 +142,7 @@ def take_labels_from_masks(context: Context, phase: Phase) -> None:
 def update_labels(context: Context, phase: Phase) -> None:
     """Labels the training photos by the network of a stage."""
     stage = phase.needs["weights"]
-    reader = context.reader(context.data.train_split, _kept_cams(context, phase))
+    reader = context.reader(context.data.train_split, kept_cams.reader(context, phase))
     title, params = f"{stage} label update", context.stage_params(stage)
     with _writer(context, context.workdir.labels(phase.name), pseudo_labels.encode) as write:
         passes.run(title, context.updated_labels, params, reader, write, context.local)
@@ -217,8 +189,11 @@ def _check_labels(context: Context, folder: epath.Path, strict: bool) -> None:
         label_check.check(pixels, context.data, strict)
 
 
-def explain(context: Context, phase: Phase) -> None:
-    """Keeps, for the report, what the steps of the method make of some training photos."""
+def explain(context: Context, phase: Phase) -> scores.AffinityScore | None:
+    """Keeps, for the report, what the steps of the method make of some training photos.
+
+    Of their affinities it returns figures.
+    """
     data, config = context.data, context.config
     sizes = data.sizes(data.train_split)
     bucket_of = buckets.buckets(sizes, config.eval.max_buckets, build.grid(config))
@@ -227,7 +202,7 @@ def explain(context: Context, phase: Phase) -> None:
     members = [k for k, bucket in enumerate(found) if bucket == most]
     chosen = [members[k] for k in dataset.evenly(len(members), config.report.photos)]
     photos = data.photos(data.train_split)
-    reader = context.reader(data.train_split, _kept_cams(context, phase), chosen)
+    reader = context.reader(data.train_split, kept_cams.reader(context, phase), chosen)
     write = functools.partial(explained.write, context.workdir.folder(phase.name))
     stage = phase.needs["weights"]
     params, title = context.stage_params(stage), f"{stage} step by step"
@@ -235,9 +210,15 @@ def explain(context: Context, phase: Phase) -> None:
     hosts.wait(f"explained by {stage}")
     raws = {photos[k]["id"].decode(): photos[k] for k in chosen}
     # A run that was stopped here may have kept other photos before.
-    for name, maps in explained.read(context.workdir.folder(phase.name), raws).items():
-        picture = explained.draw(features.decode_image(raws[name]["image"]), maps)
-        context.writer.image(f"photos/{name}", phase.stage, picture)
+    kept = explained.read(context.workdir.folder(phase.name), raws)
+    decoded = {name: features.decode_image(raw["image"]) for name, raw in raws.items()}
+    for name, maps in kept.items():
+        context.writer.image(f"photos/{name}", phase.stage, explained.draw(decoded[name], maps))
+    labels = file_sets.reader(context.workdir.labels(phase.needs["labels"]))
+    learned = {
+        name: pseudo_labels.read(labels, name, ("segmentation",))["segmentation"] for name in kept
+    }
+    return explained.score(kept, decoded, learned, params)
 
 
 def predict_val(context: Context, phase: Phase) -> None:

@@ -66,6 +66,13 @@ STUDIES: dict[str, Study] = {
     "saliency": Study(
         "What do saliency maps bring?", {"none": {"data.saliency": "none"}, "given": {}}
     ),
+    "windows": Study(
+        "Should photos larger than the training crop be seen through windows of its size?",
+        {
+            "whole": {f"{s}.windows": False for s in ("predict", "post", "label_update")},
+            "windows": {},
+        },
+    ),
     "walk": Study(
         "How far should a CAM walk?",
         {

@@ -127,10 +127,13 @@ def fit(
 def _mean_metrics(window: list[dict], names: list[str], step: int) -> dict[str, float]:
     """Returns the means over a window that ends at `step`, after a check that all are finite."""
     window = jax.device_get(window)
+    modules = np.array([name.partition("/")[0] for name in names])
     for offset, metrics in enumerate(window):
         norms = metrics.pop("grad_norms")
         if not np.isfinite(metrics["loss"]) or not np.isfinite(norms).all():
             _raise_non_finite(step - len(window) + 1 + offset, metrics, norms, names)
+        for module in dict.fromkeys(modules):
+            metrics[f"grad_norm_{module}"] = np.linalg.norm(norms[modules == module])
     return {key: float(np.mean([metrics[key] for metrics in window])) for key in window[0]}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorboardX
 from etils import epath
 
+from auxseg_jax import trees
 from auxseg_jax.devices import hosts
 from auxseg_jax.files import storage
 
@@ -83,7 +84,7 @@ class Writer:
         """Adds the figures of a phase that scores to TensorBoard; what is no number is left out."""
         if not self._writes:
             return
-        for name, value in values.items():
+        for name, value in trees.flatten(dict(values)).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._events.add_scalar(f"figures/{phase}/{name}", value, step)
 

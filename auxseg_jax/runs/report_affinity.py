@@ -1,0 +1,80 @@
+"""What a report says of affinities in figures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from auxseg_jax.evaluation import affinities, score
+from auxseg_jax.runs import explained
+
+HEADINGS = (
+    *("looks at, cells", "row sum", "part of fused", "on same label", "uniform"),
+    *("on same class (oracle)", "uniform", "colour"),
+)
+
+_FIGURES = ("neighbours", "row_sum", "part", "same_label", "same_label_uniform")
+
+_Maps = Mapping[str, Mapping[str, np.ndarray]]
+
+
+def rows(
+    scored: Mapping[str, Mapping[str, Any]],
+    kept: Mapping[str, _Maps],
+    truths: Mapping[str, np.ndarray],
+) -> list[dict[str, Any]]:
+    """Returns the rows of a table with HEADINGS: of each stage, each affinity.
+
+    Args:
+      scored: {stage: `scores.AffinityScore` as JSON}.
+      kept: {stage: {id: maps}}, see `explained.read`.
+      truths: {id: mask uint8 [H, W]}, of those that have one. They serve this table alone.
+    """
+    found = []
+    for stage, result in scored.items():
+        oracle = _on_same_class(kept.get(stage, {}), truths)
+        for name, figures in result["figures"].items():
+            first, *others = (figures[key] for key in _FIGURES)
+            others += [*oracle.get(name, (None, None)), figures["colour"]]
+            cells = [f"{first:.0f}", *("" if x is None else f"{x:.2f}" for x in others)]
+            found.append({"name": f"{stage}, {name}", "cells": cells})
+    return found
+
+
+def _on_same_class(kept: _Maps, truths: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Returns {affinity: (share on cells of the true class, that of a uniform row)}."""
+    found = []
+    for name, maps in kept.items():
+        if name in truths and "affinity" in maps:
+            groups = affinities.cells_of(truths[name], maps["grid"], maps["extent"])
+            shares, uniform = affinities.own_share(affinities.rows_of(maps["affinity"]), groups)
+            found.append([shares, np.full(len(shares), uniform)])
+    if not found:
+        return {}
+    means = np.nanmean(found, 0)
+    names = explained.affinity_names(means.shape[1])
+    return {name: (means[0, k], means[1, k]) for k, name in enumerate(names)}
+
+
+def cam_gains(
+    kept: Mapping[str, _Maps], truths: Mapping[str, np.ndarray], classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Returns of each stage the mIoU of CAM and propagated CAM, at their best thresholds.
+
+    Args:
+      kept: see `rows`.
+      truths: see `rows`.
+      classes: names of the labels.
+    """
+    found = []
+    for stage, maps_of in kept.items():
+        names = [name for name in maps_of if name in truths]
+        if not names:
+            continue
+        cells = []
+        for kind in ("cam", "walked"):
+            planes = ((maps_of[n][f"{kind}_class"], maps_of[n][f"{kind}_score"], n) for n in names)
+            pixels = sum(score.cam_pixels(c, s, truths[n], len(classes)) for c, s, n in planes)
+            cells.append(f"{score.cam_sweep(pixels, classes).best_miou:.1f}")
+        found.append({"name": stage, "cells": cells})
+    return found
