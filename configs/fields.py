@@ -52,11 +52,9 @@ def _views(scales: tuple[float, ...], flip: bool, what: str) -> dict[str, Field]
     }
 
 
-_WINDOWS = Field(
-    True,
-    "See photos that are larger than the training crop through overlapping windows of its size.",
-    before=False,
-)
+def _windows(what: str) -> Field:
+    help = f"{what} larger photos through overlapping windows of the size of the training crop."
+    return Field(True, help, before=False)
 
 
 def _crf(
@@ -292,7 +290,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "label_update": {
         **_views((0.5, 1.0, 1.5), True, "the updated CAM"),
-        "windows": _WINDOWS,
+        "windows": _windows("The affinity and the predictions, not the CAM, see"),
         "classifier_weight": Field(
             0.5,
             "Share of the first classifier's CAM in the CAM that walks: a stage's classifier "
@@ -326,8 +324,9 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "crf.saliency": _crf(0, gaussian=(3.0, 3.0), bilateral=(60.0, 5.0, 5.0)),
     "crf.segmentation": _crf(10, gaussian=(4.0, 3.0), bilateral=(83.0, 5.0, 3.0)),
-    "post": _views((0.5, 1.0, 1.5), True, "a post-processed segmentation") | {"windows": _WINDOWS},
-    "predict": _views((1.0,), False, "a segmentation") | {"windows": _WINDOWS},
+    "post": _views((0.5, 1.0, 1.5), True, "a post-processed segmentation")
+    | {"windows": _windows("See")},
+    "predict": _views((1.0,), False, "a segmentation") | {"windows": _windows("See")},
     "report": {
         "photos": Field(
             6,

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_config
 
 from auxseg_jax.grid import Grid
 from auxseg_jax.models.pairwise import Pairwise
@@ -54,6 +55,29 @@ def test_large_grids_are_made_coarse():
     np.testing.assert_array_equal(maps["affinity"][0], 255 * np.eye(14 * 17))
 
 
+def test_rows_of_a_coarse_grid_are_those_of_the_photo():
+    """Its edge may lie before the middle of the last coarse cell."""
+    height, width = 24, 32  # Blocks of 2 x 2 cells.
+    matrix = np.eye(height * width, dtype=np.float32)
+    inside = np.zeros((1, 2 * height, 2 * width), bool)
+    inside[:, : 2 * 23, : 2 * 31] = True
+    maps = maps_of(matrix, (height, width), inside)
+    assert maps["factor"] == 2 and maps["extent"].tolist() == [23, 31]
+    np.testing.assert_array_equal(maps["affinity"][0], 255 * np.eye(12 * 16))
+
+
+def test_a_uniform_row_is_that_of_the_windows():
+    image, inside = jnp.zeros((1, 3, 7, 3)), jnp.ones((1, 3, 7), bool)
+
+    def outputs_of(image, inside):
+        positions = image.shape[1] * image.shape[2]
+        return {"affinity": Pairwise.of(jnp.full((len(image), positions, positions), 0.25))}
+
+    for window in (0, 3):
+        maps = explain.affinity_maps(outputs_of, image, inside, window=window, grid=Grid(1, 0))
+        np.testing.assert_array_equal(maps["uniform"], maps["affinity"][:, 0])
+
+
 def test_only_what_holds_the_photo_is_kept(tmp_path):
     inside = np.zeros((1, 2 * HEIGHT, 2 * WIDTH), bool)
     inside[:, :4, :6] = True
@@ -64,8 +88,36 @@ def test_only_what_holds_the_photo_is_kept(tmp_path):
     kept = explained.read(tmp_path)["a b"]
     np.testing.assert_array_equal(kept["affinity"], 255 * np.eye(6)[None])
     assert kept["grid"].tolist() == [2, 3] and kept["certainty"].max() == 128
+    assert kept["uniform"].shape == (6, 6) and (kept["uniform"] == 255).all()
     assert kept["extent"].tolist() == [2, 3] and "factor" not in kept
     assert explained.read(tmp_path, ["another"]) == {}
+
+
+def test_figures_of_affinities(tmp_path):
+    """None where no photo has a label; they are means over the others."""
+    config = tiny_config(tmp_path)
+    blocks = np.kron(np.eye(2), np.full((6, 6), 1 / 6)).astype(np.float32)
+    one = maps_of(blocks) | {"parts": np.array([0.2, 0.6], np.float32)}
+    one |= {name: np.stack([one[name][0]] * 3) for name in ("affinity", "neighbours", "row_sums")}
+    one["extent"] = np.array([3.0, 4.0])
+    photo = np.zeros((6, 8, 3), np.uint8)
+    photo[3:] = 100
+    labels = np.zeros((6, 8), np.uint8)
+    labels[3:] = 1
+    unlabelled = np.full((6, 8), 255, np.uint8)
+    params = {"seg_gamma": np.float32(0.5), "seg_head": {}}
+    both = {"a": one, "b": one}, {"a": photo, "b": photo}
+    found = explained.score(*both, {"a": labels, "b": unlabelled}, params, config)
+    assert list(found.figures) == ["fused", "segmentation", "saliency"] and found.photos == 2
+    fused, saliency = found.figures["fused"], found.figures["saliency"]
+    assert fused["neighbours"] == pytest.approx(6) and fused["part"] == 1
+    assert saliency["part"] == pytest.approx(0.75) and found.weights == {"seg_gamma": 0.5}
+    assert 0.5 < fused["same_label_uniform"] < fused["same_label"] <= 1 and fused["colour"] < 1
+    nothing = explained.score(*both, {"a": unlabelled, "b": unlabelled}, params, config)
+    assert nothing.figures["fused"]["same_label"] is None
+    config.affinity.heads = 2
+    assert explained.affinity_names(config, 3) == ["fused", "source 1", "source 2"]
+    assert explained.score({"a": {}}, {}, {}, params, config) is None
 
 
 def test_sources_are_shown_beside_the_fused_one(rng):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from auxseg_jax.grid import Grid
+from auxseg_jax.inference import windows
 from auxseg_jax.inference.windows import over_windows
 
 GRID = Grid(4, 1)
@@ -77,6 +78,33 @@ def test_a_photo_gives_the_same_in_every_bucket(rng, mirrored):
     columns = slice(15, None) if mirrored else slice(0, 9)
     np.testing.assert_allclose(among["mean"][0, :6, columns], alone, atol=1e-5)
     np.testing.assert_allclose(among["maps"][0][1], maps[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("remainder", [0, 1, 2, 3])
+def test_windows_do_not_depend_on_the_bucket(remainder):
+    grid = Grid(4, remainder)
+
+    def places(size, bucket, begin=0):
+        present = np.zeros((1, bucket), bool)
+        present[:, begin : begin + size] = True
+        line = windows._line(present, grid.cells(bucket), 5, grid)
+        assert line.nearest.min() == begin // 4 and line.nearest.max() < grid.cells(bucket)
+        return (np.asarray(line.first - begin // 4)[np.asarray(line.is_used)]).tolist()
+
+    large = grid.pixels(20)
+    for size in range(grid.pixels(6), grid.pixels(15), 3):
+        assert places(size, large) == places(size, grid.at_least(size)), size
+    for size in map(grid.pixels, (6, 9, 14)):  # Mirrored, it is the end of the bucket.
+        assert places(size, large, large - size) == places(size, size), size
+
+
+def test_beyond_a_photo_its_edge_goes_on(rng):
+    """Otherwise an interpolation would mix in zeros."""
+    image, inside = batch_of(rng, 5, 9, (5, 14))
+    ones = jnp.ones((1, 5, 14, 1))
+    options = {"window": WINDOW, "grid": GRID}
+    found = over_windows(lambda image, inside, plane: plane, image, inside, [ones], **options)
+    np.testing.assert_allclose(found, 1, rtol=1e-6)
 
 
 def test_a_photo_that_fits_in_a_window_is_seen_whole(rng):

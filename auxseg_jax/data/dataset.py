@@ -17,7 +17,10 @@ from auxseg_jax.files.terminal import say
 
 SCORE, SWEEP, SHOW, SUPERVISION = "score", "sweep", "show", "full supervision"
 PURPOSES = (SCORE, SWEEP, SHOW, SUPERVISION)
-"""What masks are read for: to score, to sweep a threshold (an oracle), to show, to train on."""
+"""What masks are read for: to score, to sweep a threshold (an oracle), to show, to train on.
+
+What a report shows has figures too, among them the best threshold of the CAMs (an oracle).
+"""
 
 
 @dataclasses.dataclass(frozen=True)

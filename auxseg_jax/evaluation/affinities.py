@@ -3,6 +3,8 @@
 Letters: S affinities (the fused one and its sources), Q cells.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from auxseg_jax.pixel_labels import IGNORE
@@ -36,7 +38,7 @@ def rows_of(levels: np.ndarray) -> np.ndarray:
     return rows / np.maximum(rows.sum(-1, keepdims=True), 1e-12)
 
 
-def own_share(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
+def own_share(rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Returns which share of a row lies on cells of the row's own group, a mean over the rows.
 
     Cells of the group 255 do not count, neither as rows nor as what is looked at.
@@ -46,22 +48,19 @@ def own_share(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, float]:
       groups: uint8 [Q], labels say.
 
     Returns:
-      The share of each affinity, [S], and that of rows that are the same everywhere; both 0..1, and
-      NaN if no cell has a group.
+      The share of each affinity, [S], 0..1; NaN if no cell has a group.
     """
     known = groups != IGNORE
     if not known.any():
-        return np.full(len(rows), np.nan), float("nan")
+        return np.full(len(rows), np.nan)
     rows, groups = rows[:, known][:, :, known], groups[known]
     same = groups[:, None] == groups
     total = np.maximum(rows.sum(-1), 1e-12)
-    return ((rows * same).sum(-1) / total).mean(-1), float(same.mean())
+    return ((rows * same).sum(-1) / total).mean(-1)
 
 
-def colour_contrast(rows: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Returns how far the colours are that rows look at, over the mean distance of all colours.
-
-    0: they look at equal colours alone. 1: they do not mind. Above: across edges.
+def colour_distance(rows: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Returns how far, in levels, the colours are that a cell looks at, a mean over the rows.
 
     Args:
       rows: [S, Q, Q], that sum to 1.
@@ -72,4 +71,12 @@ def colour_contrast(rows: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """
     colours = colours.astype(np.float64)
     distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
-    return (rows * distance).sum(-1).mean(-1) / max(distance.mean(), 1e-12)
+    return (rows * distance).sum(-1).mean(-1)
+
+
+def mean_known(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the mean of arrays, without what is NaN; NaN where all are."""
+    stacked = np.stack(values).astype(np.float64)
+    known = ~np.isnan(stacked)
+    count = known.sum(0)
+    return np.where(count, np.where(known, stacked, 0).sum(0) / np.maximum(count, 1), np.nan)

@@ -99,13 +99,14 @@ class AffinityScore:
       figures: {affinity: {name: value}}, of the fused one and of its sources, where 1 is all:
         neighbours, the exponential of the entropy of a row; row_sum; part, the share of the fused
         row sum that comes from this source; same_label, the share of a row on cells with the pseudo
-        label of the row's own, and same_label_uniform, that of a uniform row; colour, the mean
-        colour distance of what is looked at, over that of a uniform row.
+        label of the row's own, None if no photo has any; same_label_uniform, that of a row that
+        looks at all that it could, its window say; colour, the mean colour distance of what is
+        looked at, over that of such a row.
       weights: {parameter: value} of the learned weights gamma.
     """
 
     photos: int
-    figures: dict[str, dict[str, float]]
+    figures: dict[str, dict[str, float | None]]
     weights: dict[str, float]
 
 

@@ -28,11 +28,13 @@ class _Line(NamedTuple):
       length: cells of a window.
       first: first cell of each window of each photo.
       is_used: a smaller photo needs fewer windows than the batch has.
+      nearest: the cell of the photo that is nearest to each cell of the batch.
     """
 
     length: int
     first: Int[Array, "B K"]
     is_used: Bool[Array, "B K"]
+    nearest: Int[Array, "B n"]
 
 
 def over_windows(
@@ -84,7 +86,10 @@ def over_windows(
     def merge(values: Array) -> Array:
         values = values.reshape(*corners.shape[:2], *values.shape[1:])
         pasted = _paste(values * weight[..., None], corners, (height, width))
-        return pasted / jnp.maximum(total, 1)  # Outside of the photo it may be 0.
+        mean = pasted / jnp.maximum(total, 1)
+        # Beyond the photo there are no windows, but whoever interpolates looks there.
+        spread = jax.vmap(lambda plane, i, j: plane[i][:, j])
+        return spread(mean, *(line.nearest for line in lines))
 
     return jax.tree.map(merge, seen)
 
@@ -111,7 +116,7 @@ def _line(present: Bool[Array, "B n"], cells: int, side: int, grid: Grid) -> _Li
     step, count = _step(length), _count(cells, length)
     # A mirrored photo has its padding in front.
     begin, pixels = present.argmax(1)[:, None], present.sum(1)[:, None]
-    end = begin + pixels + (grid.stride - 1 if grid.remainder else 0)
+    end = begin + pixels + (grid.stride - grid.remainder if grid.remainder else 0)
     begin, end = begin // grid.stride, jnp.minimum((end - 1) // grid.stride + 1, cells)
     room = jnp.maximum(end - begin - length, 0)
     needed = -(-room // step) + 1
@@ -119,7 +124,8 @@ def _line(present: Bool[Array, "B n"], cells: int, side: int, grid: Grid) -> _Li
     # One that is not used repeats the last, so that there is something to see in it.
     place = jnp.minimum(order, needed - 1)
     first = begin + (place * room + (needed - 1) // 2) // jnp.maximum(needed - 1, 1)
-    return _Line(length, jnp.clip(first, 0, cells - length), order < needed)
+    first = jnp.clip(first, 0, cells - length)
+    return _Line(length, first, order < needed, jnp.clip(jnp.arange(cells), begin, end - 1))
 
 
 def _cut(

@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from auxseg_jax.arrays import Array
 from auxseg_jax.grid import Grid
@@ -83,7 +84,8 @@ def affinity_maps(
 
     Returns:
       "affinity": uint8 [B, S, Q, Q], the rows of S pairwise affinities, each scaled to a largest
-      entry of 255 by its square root; the fused one first, then its sources. "unary": uint8 [B, Q],
+      entry of 255 by its square root; the fused one first, then its sources. "uniform": uint8
+      [B, Q, Q], likewise, of an affinity that looks at all that it could. "unary": uint8 [B, Q],
       likewise. "neighbours": float32 [B, S], the exponential of the entropy of a row, mean over the
       photo: how many positions a position looks at. "row_sums": float32 [B, S]. "parts": float32
       [B, S - 1], how much of the fused one's row sum comes from each source. "grid": int32 [B, 2],
@@ -103,24 +105,31 @@ def affinity_maps(
         return {}
     present = resize_nearest(inside, (height, width))
     weight = present / jnp.maximum(present.sum((1, 2), keepdims=True), 1)
+    extent = jnp.stack([present.any(2).sum(1), present.any(1).sum(1)], 1).astype(jnp.int32)
+    middles = [
+        jnp.minimum(jnp.arange(count) * factor + factor // 2, extent[:, axis, None] - 1)
+        for axis, count in enumerate((rows, columns))
+    ]
+
     maps: dict[str, Array] = {}
     if "affinity" in seen:
-        middles = [
-            np.minimum(np.arange(count) * factor + factor // 2, cells - 1)
-            for count, cells in ((rows, height), (columns, width))
-        ]
         every = jnp.stack(seen["affinity"], 1)  # [B, S, h, w, Q + 2]
-        shown = every[:, :, middles[0]][:, :, :, middles[1], :-2]
-        maps["affinity"] = _to_levels(shown.reshape(*every.shape[:2], rows * columns, -1))
+        maps["affinity"] = _at(middles, every[..., :-2])
+        maps["uniform"] = _at(middles, seen["uniform"][:, None])[:, 0]
         means = jnp.einsum("bshwk,bhw->bsk", every[..., -2:], weight)
         maps |= {"neighbours": means[..., 0], "row_sums": means[..., 1]}
     if "parts" in seen:
         maps["parts"] = jnp.einsum("bhws,bhw->bs", seen["parts"], weight)
     if "unary" in seen:
         maps["unary"] = _to_levels(jnp.einsum("bhwq,bhw->bq", seen["unary"], weight))
-    extent = jnp.stack([present.any(2).sum(1), present.any(1).sum(1)], 1).astype(jnp.int32)
     size = jnp.broadcast_to(jnp.array([rows, columns], jnp.int32), extent.shape)
     return maps | {"extent": extent, "grid": size, "factor": jnp.full(len(image), factor)}
+
+
+def _at(middles: Sequence[Array], every: Float[Array, "B S h w Q"]) -> UInt8[Array, "B S Q Q"]:
+    """Returns the rows at the middles of the coarse cells, as levels."""
+    shown = jax.vmap(lambda planes, i, j: planes[:, i][:, :, j])(every, *middles)
+    return _to_levels(shown.reshape(*every.shape[:2], -1, every.shape[-1]))
 
 
 def _look(
@@ -135,6 +144,10 @@ def _look(
     if "affinity" in outputs:
         seen = [_see(source, flat) for source in _sources(outputs["affinity"])]
         found["affinity"] = [x.reshape(*coarse.shape[:3], -1) for x in seen]
+        present = resize_nearest(inside, coarse.shape[1:3]).reshape(len(coarse), -1)
+        share = present / jnp.maximum(present.sum(1, keepdims=True), 1)
+        row = jnp.einsum("bn,bnq->bq", share, flat)
+        found["uniform"] = jnp.broadcast_to(row[:, None, None], coarse.shape)
         if len(seen) > 1:
             found["parts"] = outputs["affinity"].source_sums().reshape(*coarse.shape[:3], -1)
     if "unary" in outputs:

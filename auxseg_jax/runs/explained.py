@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import ml_collections
 import numpy as np
 from etils import epath
 
@@ -29,6 +30,7 @@ def write(folder: epath.Path, name: str, maps: dict[str, np.ndarray]) -> None:
         maps["grid"] = np.array([rows, columns], np.int32)
         if "affinity" in maps:
             maps["affinity"] = maps["affinity"][:, inside][:, :, inside]
+            maps["uniform"] = maps["uniform"][inside][:, inside]
         if "unary" in maps:
             maps["unary"] = maps["unary"][inside]
     storage.write_npz(folder / f"{name}.npz", maps, compress=True)
@@ -58,14 +60,17 @@ def read(
     return found
 
 
-def affinity_names(count: int) -> list[str]:
-    """Returns the names of the affinities of a photo, the fused one first."""
-    known = ["fused", "segmentation", "saliency"]
-    return known[:count] if count <= len(known) else [known[0], *_numbered(count - 1)]
+def affinity_names(config: ml_collections.ConfigDict, count: int) -> list[str]:
+    """Returns the names of the affinities of a photo, the fused one first.
 
-
-def _numbered(count: int) -> list[str]:
-    return [f"source {k}" for k in range(1, count + 1)]
+    Args:
+      config: the config of the run.
+      count: how many there are.
+    """
+    switches = config.affinity
+    if count == 3 and config.tasks.sal and switches.cross_task and switches.heads == 1:
+        return ["fused", "segmentation", "saliency"]
+    return ["fused", *(f"source {k}" for k in range(1, count))]
 
 
 def score(
@@ -73,6 +78,7 @@ def score(
     photos: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     params: Mapping[str, Any],
+    config: ml_collections.ConfigDict,
 ) -> scores.AffinityScore | None:
     """Returns figures of the affinities of some photos, means over them; None without affinities.
 
@@ -81,38 +87,50 @@ def score(
       photos: {id: uint8 RGB [H, W, 3]}.
       labels: {id: pseudo labels uint8 [H, W]} that the stage learned.
       params: parameters of the stage.
+      config: the config of the run.
     """
     found = []
     for name, maps in kept.items():
         if "affinity" not in maps:
             continue
-        rows = affinities.rows_of(maps["affinity"])
+        rows = with_uniform(maps)
         where = maps["grid"], maps["extent"]
-        groups = affinities.cells_of(labels[name], *where)
-        shares, uniform = affinities.own_share(rows, groups)
-        parts = maps.get("parts", np.zeros(0)) / max(maps["row_sums"][0], 1e-12)
+        shares = affinities.own_share(rows, affinities.cells_of(labels[name], *where))
+        distances = affinities.colour_distance(rows, affinities.cells_of(photos[name], *where))
+        parts = maps.get("parts", np.zeros(0))
         figures = {
             "neighbours": maps["neighbours"],
             "row_sum": maps["row_sums"],
-            "part": np.array([1.0, *parts]),
-            "same_label": shares,
-            "same_label_uniform": np.full(len(rows), uniform),
-            "colour": affinities.colour_contrast(rows, affinities.cells_of(photos[name], *where)),
+            "part": np.array([1.0, *(parts / max(parts.sum(), 1e-12))]),
+            "same_label": shares[:-1],
+            "same_label_uniform": np.full(len(rows) - 1, shares[-1]),
+            "colour": distances[:-1] / max(distances[-1], 1e-12),
         }
         found.append(figures)
     if not found:
         return None
-    names = affinity_names(len(found[0]["row_sum"]))
-    # A photo without any label has no share.
-    means = {key: np.nanmean([figures[key] for figures in found], 0) for key in found[0]}
+    names = affinity_names(config, len(found[0]["row_sum"]))
+    means = {key: affinities.mean_known([f[key] for f in found]) for key in found[0]}
     return scores.AffinityScore(
         photos=len(found),
         figures={
-            name: {key: round(float(mean[k]), 4) for key, mean in means.items()}
+            name: {
+                key: None if np.isnan(mean[k]) else round(float(mean[k]), 4)
+                for key, mean in means.items()
+            }
             for k, name in enumerate(names)
         },
         weights={name: float(value) for name, value in params.items() if name.endswith("_gamma")},
     )
+
+
+def with_uniform(maps: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns rows [S + 1, Q, Q] that sum to 1: the affinities of a photo, then the uniform one.
+
+    Args:
+      maps: of `read`.
+    """
+    return affinities.rows_of(np.concatenate([maps["affinity"], maps["uniform"][None]]))
 
 
 def draw(photo: np.ndarray, maps: dict[str, np.ndarray]) -> np.ndarray:

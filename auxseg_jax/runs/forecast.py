@@ -17,9 +17,6 @@ from auxseg_jax.runs.phase import Phase
 _STEP = 4.0  # Forward and gradient, and the preparation of crops.
 _CRF = 4.0
 
-_WINDOWED = ("predict", "post")
-"""Sections whose views may be seen through windows."""
-
 _WARM_UP, _TIMED = 4, 12
 """Steps that are not timed, and steps after which there is an estimate."""
 
@@ -124,15 +121,20 @@ def passing(split: str, section: str, crf: bool = False) -> Callable[[Context], 
     def effort(context: Context) -> float:
         data, views = context.data, context.config[section]
         sizes = data.sizes(data.train_split if split == "train" else data.val_split)
-        windowed = section in _WINDOWED and views.windows
-        window = context.config.augment.crop if windowed else 0
+        window = context.config.augment.crop if views.get("windows") else 0
+        # A label update sees whole photos for the CAM, and the rest through windows.
+        is_update = section == "label_update"
+        of_views = 0 if is_update else window
         seen = sum(
-            windows.area(height * scale, width * scale, window)
+            windows.area(height * scale, width * scale, of_views)
             for height, width in sizes
             for scale in views.scales
         )
+        seen *= 2 if views.flip else 1
+        if is_update and crf:
+            seen += sum(windows.area(*size, window) for size in sizes)
         pixels = sum(map(math.prod, sizes))
-        return (seen * (2 if views.flip else 1) + pixels * _CRF * crf) / 1e6
+        return (seen + pixels * _CRF * crf) / 1e6
 
     return effort
 

@@ -59,7 +59,7 @@ class _Run:
         """Returns the variables of the template."""
         least = self._result(REVIEW).get("least_certain", ())
         photos = report_photos.Photos(
-            self._folder, self._data, self._stages, self._last_score(), least
+            self._folder, self._config, self._data, self._stages, self._last_score(), least
         )
         preset, found = differences.from_preset(self._config)
         content = {
@@ -270,7 +270,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("classes", "Classes", lambda: content["classes"]),
         ("curves", "Curves", lambda: content["charts"]),
         ("photos", "Photos", lambda: content["train_photos"] or content["val_photos"]),
-        ("affinity", "Affinity", lambda: content["affinities"]),
+        ("affinity", "Affinity", lambda: content["affinities"] or content["affinity_rows"]),
         ("confusion", "Confusion", lambda: content["confusion"]),
         ("certainty", "Certainty", lambda: content["calibration"]),
         ("time", "Time and memory", lambda: True),

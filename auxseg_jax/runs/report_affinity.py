@@ -33,27 +33,27 @@ def rows(
     found = []
     for stage, result in scored.items():
         oracle = _on_same_class(kept.get(stage, {}), truths)
-        for name, figures in result["figures"].items():
+        for k, (name, figures) in enumerate(result["figures"].items()):
             first, *others = (figures[key] for key in _FIGURES)
-            others += [*oracle.get(name, (None, None)), figures["colour"]]
+            others += [*([oracle[k], oracle[-1]] if oracle else (None, None)), figures["colour"]]
             cells = [f"{first:.0f}", *("" if x is None else f"{x:.2f}" for x in others)]
             found.append({"name": f"{stage}, {name}", "cells": cells})
     return found
 
 
-def _on_same_class(kept: _Maps, truths: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    """Returns {affinity: (share on cells of the true class, that of a uniform row)}."""
-    found = []
-    for name, maps in kept.items():
-        if name in truths and "affinity" in maps:
-            groups = affinities.cells_of(truths[name], maps["grid"], maps["extent"])
-            shares, uniform = affinities.own_share(affinities.rows_of(maps["affinity"]), groups)
-            found.append([shares, np.full(len(shares), uniform)])
+def _on_same_class(kept: _Maps, truths: Mapping[str, np.ndarray]) -> list[float | None]:
+    """Returns the share on cells of the true class, of each affinity and of a uniform one."""
+    found = [
+        affinities.own_share(
+            explained.with_uniform(maps),
+            affinities.cells_of(truths[name], maps["grid"], maps["extent"]),
+        )
+        for name, maps in kept.items()
+        if name in truths and "uniform" in maps
+    ]
     if not found:
-        return {}
-    means = np.nanmean(found, 0)
-    names = explained.affinity_names(means.shape[1])
-    return {name: (means[0, k], means[1, k]) for k, name in enumerate(names)}
+        return []
+    return [None if np.isnan(x) else float(x) for x in affinities.mean_known(found)]
 
 
 def cam_gains(

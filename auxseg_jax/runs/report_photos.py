@@ -4,6 +4,7 @@ import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from auxseg_jax.data import features, pseudo_labels
@@ -30,6 +31,7 @@ class Photos:
 
     Args:
       folder: the workdir.
+      config: its config.
       data: its data; None if they are gone: then there are no photos.
       stages: the stages of which anything is finished.
       scored: the last phase that scored predictions, or None.
@@ -42,12 +44,14 @@ class Photos:
     def __init__(
         self,
         folder: Workdir,
+        config: ml_collections.ConfigDict,
         data: Dataset | None,
         stages: Sequence[str],
         scored: str | None,
         least_certain: Sequence[str] = (),
     ):
-        self._folder, self._data, self._stages, self._scored = folder, data, stages, scored
+        self._folder, self._config, self._data = folder, config, data
+        self._stages, self._scored = stages, scored
         self._least_certain = least_certain
         self.train_order = ""
         self._explained = {
@@ -149,7 +153,7 @@ class Photos:
             if "affinity" in maps:
                 count, cells = maps["affinity"].shape[:2]
                 parts.append(maps["affinity"].reshape(count * cells, cells))
-                names += explained.affinity_names(count)
+                names += explained.affinity_names(self._config, count)
             if "unary" in maps:
                 parts.append(maps["unary"][None])
                 names.append("unary")

@@ -218,7 +218,7 @@ def explain(context: Context, phase: Phase) -> scores.AffinityScore | None:
     learned = {
         name: pseudo_labels.read(labels, name, ("segmentation",))["segmentation"] for name in kept
     }
-    return explained.score(kept, decoded, learned, params)
+    return explained.score(kept, decoded, learned, params, config)
 
 
 def predict_val(context: Context, phase: Phase) -> None:

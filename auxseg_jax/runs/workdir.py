@@ -165,7 +165,7 @@ class Workdir:
         return content
 
     def read_config(self) -> ml_collections.ConfigDict:
-        """Returns the config of the run; fields that are newer than it get their defaults.
+        """Returns the config of the run; fields that are newer than it do what was done before.
 
         Raises:
           UserError: there is no config.json.
@@ -174,7 +174,7 @@ class Workdir:
             raise UserError(f"{self.path} is no whole workdir: there is no {self.config.name}")
         config, added = declared.complete(self._read_object(self.config))
         if added:
-            say(f"{self.config} is of an older version; by default {', '.join(added)}")
+            say(f"{self.config} is of an older version; as before: {', '.join(added)}")
         return config
 
     def check(self, config: ml_collections.ConfigDict, phases: Collection[str]) -> None:
