@@ -97,8 +97,7 @@ def affinity_maps(
     rows, columns = -(-height // factor), -(-width // factor)
     line, column = np.divmod(np.arange(height * width), width)
     coarse = np.eye(rows * columns, dtype=np.float32)[(line // factor) * columns + column // factor]
-    coarse = coarse.reshape(height, width, -1)
-    coarse = jnp.broadcast_to(coarse, (len(image), *coarse.shape))
+    coarse = jnp.tile(coarse.reshape(height, width, -1), (len(image), 1, 1, 1))
     look = functools.partial(_look, outputs_of)
     seen = over_windows(look, image, inside, [coarse], window=window, grid=grid)
     if not seen:
