@@ -55,6 +55,7 @@ def test_results_keep_their_form(finished):
         "pseudo",
         "cam_sweep",
         "stages",
+        "affinities",
         "final",
         "seconds",
         "config",

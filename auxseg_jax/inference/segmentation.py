@@ -15,7 +15,7 @@ from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.views import views
 from auxseg_jax.inference.windows import over_windows
-from auxseg_jax.models.auxsegnet import final, normalize
+from auxseg_jax.models.auxsegnet import final_predictions, normalize
 from auxseg_jax.models.layers import resize_bilinear
 from auxseg_jax.models.pairwise import Pairwise
 
@@ -72,7 +72,7 @@ def probabilities(
 
     def logits_of(image: Array, inside: Array) -> dict[str, Array]:
         outputs = network.apply(variables, image, inside=inside)
-        found = {task: final(outputs[task]) for task in ("seg", "sal") if task in outputs}
+        found = final_predictions(outputs)
         if "refined" in outputs["seg"]:
             found["initial"] = outputs["seg"]["initial"]
         return found

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from auxseg_jax.arrays import Array
 from auxseg_jax.grid import Grid
@@ -70,13 +70,11 @@ def over_windows(
     lines = [
         _line(inside.any(axis), cells, side, grid) for axis, cells in ((2, height), (1, width))
     ]
-    size = tuple(line.length for line in lines)
-    rows, columns = (jnp.arange(len(line.first[0])) for line in lines)
-    index = [n.ravel() for n in jnp.meshgrid(rows, columns, indexing="ij")]
-    corners = jnp.stack([line.first[:, n] for line, n in zip(lines, index, strict=True)], -1)
-    is_used = jnp.stack([line.is_used[:, n] for line, n in zip(lines, index, strict=True)]).all(0)
-    pixels = tuple(map(grid.pixels, size))
-    starts = corners * grid.stride
+    rows, columns = lines
+    size = rows.length, columns.length
+    corners = jnp.stack(_pairs(rows.first, columns.first), -1)
+    is_used = jnp.logical_and(*_pairs(rows.is_used, columns.is_used))
+    starts, pixels = corners * grid.stride, tuple(map(grid.pixels, size))
     parts = [_cut(image, starts, pixels), _cut(inside, starts, pixels)]
     seen = function(*parts, *(_cut(plane, corners, size) for plane in maps))
     weights = [jnp.minimum(jnp.arange(n) + 1, n - jnp.arange(n)) for n in size]
@@ -89,7 +87,7 @@ def over_windows(
         mean = pasted / jnp.maximum(total, 1)
         # Beyond the photo there are no windows, but whoever interpolates looks there.
         spread = jax.vmap(lambda plane, i, j: plane[i][:, j])
-        return spread(mean, *(line.nearest for line in lines))
+        return spread(mean, rows.nearest, columns.nearest)
 
     return jax.tree.map(merge, seen)
 
@@ -128,9 +126,17 @@ def _line(present: Bool[Array, "B n"], cells: int, side: int, grid: Grid) -> _Li
     return _Line(length, first, order < needed, jnp.clip(jnp.arange(cells), begin, end - 1))
 
 
-def _cut(
-    planes: Array, corners: Int[Array, "B K 2"], size: tuple[int, int]
-) -> Array:  # [B, H, W, ...] -> [B K, *size, ...]
+def _pairs(
+    rows: Shaped[Array, "B R"], columns: Shaped[Array, "B C"]
+) -> list[Shaped[Array, "B R*C"]]:
+    """Returns both for each window, row by row."""
+    pairs = jnp.broadcast_arrays(rows[:, :, None], columns[:, None])
+    return [values.reshape(len(values), -1) for values in pairs]
+
+
+def _cut(planes: Array, corners: Int[Array, "B K 2"], size: tuple[int, int]) -> Array:
+    """Cuts windows out of [B, H, W, ...]: [B * K, *size, ...]."""
+
     def cut(plane: Array, corner: Array) -> Array:
         rest = plane.shape[2:]
         start = (*corner, *(0 for _ in rest))

@@ -255,9 +255,13 @@ def _float32(outputs: dict[str, Array]) -> dict[str, Array]:
     return {name: value.astype(jnp.float32) for name, value in outputs.items()}
 
 
-def final(predictions: Mapping[str, Array]) -> Array:
-    """Returns the refined one of {"initial", "refined"} if there is one, else the initial one."""
-    return predictions.get("refined", predictions["initial"])
+def final_predictions(outputs: Mapping[str, Any]) -> dict[str, Array]:
+    """Returns the logits of each dense task that the network has, "seg" and "sal".
+
+    They are the refined ones of {"initial", "refined"} if there are any, else the initial ones.
+    """
+    found = {task: outputs[task] for task in ("seg", "sal") if task in outputs}
+    return {task: kinds.get("refined", kinds["initial"]) for task, kinds in found.items()}
 
 
 def build(*, num_classes: int, model: Any, affinity: Any, tasks: Any) -> AuxSegNet:

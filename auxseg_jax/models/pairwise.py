@@ -57,7 +57,7 @@ class Pairwise(flax.struct.PyTreeNode):
         cls, attention: Attention, inside: Bool[Array, "B 1 N"] | None, block: int
     ) -> "Pairwise":
         """Makes the affinity of one source, `block` rows at a time."""
-        query, key = shard_by_query(attention.query), replicate(attention.key)
+        query, key = _shard_by_query(attention.query), replicate(attention.key)
         whole = attend(query, key, inside) if block == query.shape[1] else None
         return cls((query,), (key,), inside, None, whole, block)
 
@@ -66,7 +66,7 @@ class Pairwise(flax.struct.PyTreeNode):
     ) -> Float[Array, "B N C"]:
         """Applies a function that sees each row by itself to all rows."""
         if self.whole is not None:
-            return replicate(shard_by_query(function(self.whole)))
+            return replicate(_shard_by_query(function(self.whole)))
         return self._map_blocks(lambda first: function(self._rows(first)))
 
     def source_sums(self) -> Float[Array, "B N S"]:
@@ -74,10 +74,11 @@ class Pairwise(flax.struct.PyTreeNode):
 
         def sums(first: Array) -> Array:
             maps = self._maps(first)
-            parts = maps if self.fusion is None else gated(maps, self.fusion, halo=True)
-            return jnp.stack([part.sum(-1) for part in parts], -1) / (
-                1 if self.fusion else len(maps)
-            )
+            if self.fusion is not None:
+                parts = gated(maps, self.fusion, halo=True)
+            else:
+                parts = [plane / len(maps) for plane in maps]
+            return jnp.stack([part.sum(-1) for part in parts], -1)
 
         return self._map_blocks(sums)
 
@@ -86,7 +87,7 @@ class Pairwise(flax.struct.PyTreeNode):
         positions = self.queries[0].shape[1]
         # A loop does not merge what the gradient makes again, so there is no need to prevent it.
         block_result = jax.checkpoint(
-            lambda first: shard_by_query(function(first)), prevent_cse=False
+            lambda first: _shard_by_query(function(first)), prevent_cse=False
         )
         blocks = jax.lax.map(block_result, jnp.arange(0, positions, self.block))
         rows = jnp.moveaxis(blocks, 0, 1).reshape(blocks.shape[1], -1, blocks.shape[-1])
@@ -126,7 +127,7 @@ class Pairwise(flax.struct.PyTreeNode):
 def _combine_maps(maps: list[Array], fusion: FusionWeights | None, halo: bool = False) -> Array:
     """Fuses maps by the gate, or takes their mean without one; a single map stays as it is."""
     if fusion is not None:
-        return shard_by_query(fuse(maps, fusion, halo))
+        return _shard_by_query(fuse(maps, fusion, halo))
     return maps[0] if len(maps) == 1 else sum(maps) / len(maps)
 
 
@@ -170,10 +171,10 @@ def attend(
 ) -> Float[Array, "B R N"]:
     """Returns softmax_j(query_i . key_j)."""
     logits = jnp.einsum("bid,bjd->bij", query, key, preferred_element_type=jnp.float32)
-    return shard_by_query(nn.softmax(mask_keys(logits, inside)).astype(query.dtype))
+    return _shard_by_query(nn.softmax(mask_keys(logits, inside)).astype(query.dtype))
 
 
-def shard_by_query(rows: Array) -> Array:
+def _shard_by_query(rows: Array) -> Array:
     """Splits the rows of [B, R, ...] over devices, where the mesh has an axis for them."""
     return nn.with_logical_constraint(rows, ("photos", "queries", None))
 

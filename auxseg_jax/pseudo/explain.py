@@ -139,19 +139,21 @@ def _look(
 ) -> dict[str, Any]:
     """Returns of each position what its rows look at, over coarse cells."""
     outputs, flat = outputs_of(image, inside), coarse.reshape(len(coarse), -1, coarse.shape[-1])
+
+    def everywhere(row: Float[Array, "B N"]) -> Float[Array, "B h w Q"]:
+        seen = jnp.einsum("bn,bnq->bq", row, flat)
+        return jnp.broadcast_to(seen[:, None, None], coarse.shape)
+
     found: dict[str, Any] = {}
     if "affinity" in outputs:
         seen = [_see(source, flat) for source in _sources(outputs["affinity"])]
         found["affinity"] = [x.reshape(*coarse.shape[:3], -1) for x in seen]
         present = resize_nearest(inside, coarse.shape[1:3]).reshape(len(coarse), -1)
-        share = present / jnp.maximum(present.sum(1, keepdims=True), 1)
-        row = jnp.einsum("bn,bnq->bq", share, flat)
-        found["uniform"] = jnp.broadcast_to(row[:, None, None], coarse.shape)
+        found["uniform"] = everywhere(present / jnp.maximum(present.sum(1, keepdims=True), 1))
         if len(seen) > 1:
             found["parts"] = outputs["affinity"].source_sums().reshape(*coarse.shape[:3], -1)
     if "unary" in outputs:
-        row = jnp.einsum("bn,bnq->bq", outputs["unary"], flat)
-        found["unary"] = jnp.broadcast_to(row[:, None, None], coarse.shape)
+        found["unary"] = everywhere(outputs["unary"])
     return found
 
 

@@ -15,7 +15,7 @@ from auxseg_jax.inference import cam as cam_lib
 from auxseg_jax.inference import crf as crf_lib
 from auxseg_jax.inference.segmentation import Views
 from auxseg_jax.inference.windows import over_windows
-from auxseg_jax.models.auxsegnet import final, normalize
+from auxseg_jax.models.auxsegnet import final_predictions, normalize
 from auxseg_jax.models.layers import resize_bilinear, resize_nearest
 from auxseg_jax.models.pairwise import Pairwise
 from auxseg_jax.pixel_labels import IGNORE
@@ -154,7 +154,7 @@ def propagate(
 
     def see(image: Array, inside: Array, cam: Array) -> dict[str, Array]:
         outputs = network.apply(variables, image, inside=inside)
-        found = {task: final(outputs[task]) for task in ("seg", "sal") if task in outputs}
+        found = final_predictions(outputs)
         if "affinity" in outputs:
             found["walked"] = walk(cam, outputs["affinity"])
         return found

@@ -109,29 +109,30 @@ def training(section: str) -> Callable[[Context], float]:
     return effort
 
 
-def passing(split: str, section: str, crf: bool = False) -> Callable[[Context], float]:
+def passing(
+    split: str, section: str, crf: bool = False, dense: bool = False
+) -> Callable[[Context], float]:
     """Returns the effort of a pass over whole photos.
 
     Args:
       split: "train" or "val".
       section: the section of the config that names the views.
       crf: whether there is a CRF.
+      dense: whether the dense branches see each photo once more, beside the views of the CAM.
     """
 
     def effort(context: Context) -> float:
         data, views = context.data, context.config[section]
         sizes = data.sizes(data.train_split if split == "train" else data.val_split)
         window = context.config.augment.crop if views.get("windows") else 0
-        # A label update sees whole photos for the CAM, and the rest through windows.
-        is_update = section == "label_update"
-        of_views = 0 if is_update else window
+        of_views = 0 if section == "label_update" else window  # A CAM is one of whole photos.
         seen = sum(
             windows.area(height * scale, width * scale, of_views)
             for height, width in sizes
             for scale in views.scales
         )
         seen *= 2 if views.flip else 1
-        if is_update and crf:
+        if dense:
             seen += sum(windows.area(*size, window) for size in sizes)
         pixels = sum(map(math.prod, sizes))
         return (seen + pixels * _CRF * crf) / 1e6

@@ -135,7 +135,7 @@ def _update(name: str, needs: Mapping[str, str], index: int) -> Phase:
         needs,
         ("segmentation", "saliency"),
         stage=index,
-        effort=passing(TRAIN, "label_update", crf=True),
+        effort=passing(TRAIN, "label_update", crf=True, dense=True),
     )
 
 

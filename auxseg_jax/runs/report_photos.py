@@ -39,6 +39,7 @@ class Photos:
 
     Attributes:
       train_order: how the training photos are ordered, in words.
+      explained: {stage: {id: what was kept of the photo}}.
     """
 
     def __init__(
@@ -54,30 +55,24 @@ class Photos:
         self._stages, self._scored = stages, scored
         self._least_certain = least_certain
         self.train_order = ""
-        self._explained = {
+        self.explained = {
             stage: explained.read(folder.folder(f"{stage}/explain"))
             for stage in stages
             if folder.done(f"{stage}/explain").exists()
         }
 
-    @property
-    def explained(self) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-        """{stage: {id: what was kept of the photo}}."""
-        return self._explained
-
     def explained_truths(self) -> dict[str, np.ndarray]:
         """Returns {id: mask} of the training photos of which steps were kept, if they have any."""
         if self._data is None:
             return {}
-        names = {name for maps in self._explained.values() for name in maps}
-        return self._truths(
-            self._data.train_split, sorted(names & set(self._data.ids(self._data.train_split)))
-        )
+        split = self._data.train_split
+        names = {name for maps in self.explained.values() for name in maps}
+        return self._truths(split, sorted(names & set(self._data.ids(split))))
 
     @property
     def explained_stage(self) -> str:
         """The last stage whose steps were kept; "" without any."""
-        return next(reversed(self._explained), "")
+        return next(reversed(self.explained), "")
 
     def train(self) -> list[dict[str, Any]]:
         """Returns training photos with their pictures of every stage."""
@@ -86,7 +81,7 @@ class Photos:
             return []
         every = data.ids(data.train_split)
         names = [*self._least_certain]
-        names += [name for maps in self._explained.values() for name in maps]
+        names += [name for maps in self.explained.values() for name in maps]
         chosen = list(dict.fromkeys(names)) or [every[k] for k in evenly(len(every), _OF_TRAIN)]
         chosen = [name for name in chosen if name in set(every)]
         if self._least_certain:
@@ -143,10 +138,10 @@ class Photos:
 
     def affinities(self) -> list[dict[str, Any]]:
         """Returns the affinities of some photos as pictures of numbers."""
-        if self._data is None or not self._explained:
+        if self._data is None or not self.explained:
             return []
         found = []
-        for name, maps in list(self._explained[self.explained_stage].items())[:_OF_AFFINITY]:
+        for name, maps in list(self.explained[self.explained_stage].items())[:_OF_AFFINITY]:
             if "grid" not in maps:
                 continue
             parts, names = [], []
@@ -184,7 +179,7 @@ class Photos:
         ]
 
     def _train_stage(self, stage: str, name: str, photo: np.ndarray) -> list[pages.Picture]:
-        maps = self._explained.get(stage, {}).get(name, {})
+        maps = self.explained.get(stage, {}).get(name, {})
         found = []
         if maps:
             for kind, caption in (("cam", "CAM"), ("walked", "propagated CAM")):
