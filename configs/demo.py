@@ -2,7 +2,7 @@
 
 auxseg train --config=demo --workdir=workdirs/demo
 
-Seen (2 CPU cores, 3 minutes, two machines): val mIoU 79.3 and 79.7, post-processed 85.2 and 86.5.
+Seen (2 CPU cores, 5 to 8 minutes): val mIoU 81.2, post-processed 89.2.
 """
 
 import ml_collections
@@ -28,9 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.cam.scales = (1.0,)
     config.label_update.scales = (1.0,)
     config.post.scales = (1.0,)
-    # Both are oracle choices. Without ImageNet behind it, the first classifier is the weakest of
-    # all, and 25 steps an epoch train the affinity only so far.
+    # An oracle choice: without ImageNet behind it, the first classifier is the weakest of all.
     config.label_update.classifier_weight = 0.0
-    config.walk.restart = 0.8
     config.eval.batch_size = 16
     return config

@@ -53,8 +53,8 @@ def _views(scales: tuple[float, ...], flip: bool, what: str) -> dict[str, Field]
 
 
 def _windows(what: str) -> Field:
-    help = f"{what} larger photos through overlapping windows of the size of the training crop."
-    return Field(True, help, before=False)
+    text = f"{what} larger photos through overlapping windows of the size of the training crop."
+    return Field(True, text, before=False)
 
 
 def _crf(
@@ -192,6 +192,13 @@ SECTIONS: dict[str, dict[str, Field]] = {
             True,
             "A = softmax_j(theta_i . phi_j) of each task. Without it nothing propagates the CAMs.",
         ),
+        "cosine": Field(
+            10.0,
+            "A = softmax_j(this times the cosine of theta_i and theta_j); 0: the dot product "
+            "theta_i . phi_j of the papers.",
+            NOT_NEGATIVE,
+            before=0.0,
+        ),
         "unary": Field(
             True, "u = softmax_j(m_j), one query-independent map a task (DNL's unary term)."
         ),
@@ -203,7 +210,7 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "Which predictions get a refined twin A P + gamma 1 (u^T P), and a loss on it.",
             one_of("none", "seg", "both"),
         ),
-        "whiten": Field(False, "Subtract the spatial mean of theta and phi (DNL)."),
+        "whiten": Field(True, "Subtract the spatial mean of theta and phi (DNL)."),
         "scale": Field(False, "Divide theta . phi by the square root of a head's channels."),
         "heads": Field(1, "Heads of each task's pairwise affinity.", ABOVE_0),
         "backbone_attention": Field(
@@ -284,9 +291,9 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "walk": {
         "beta": Field(1.0, "Exponent of the affinity.", NOT_NEGATIVE),
-        "steps": Field(1, "Steps of the random walk.", NOT_NEGATIVE),
+        "steps": Field(4, "Steps of the random walk.", NOT_NEGATIVE),
         "normalize": Field(True, "Rows of the affinity sum to 1 before a step."),
-        "restart": Field(0.5, "Share of the CAM itself that a step keeps.", FRACTION),
+        "restart": Field(0.2, "Share of the CAM itself that a step keeps.", FRACTION),
     },
     "label_update": {
         **_views((0.5, 1.0, 1.5), True, "the updated CAM"),
@@ -372,8 +379,11 @@ PRESETS: dict[str, dict[str, object]] = {
     "plus": {},
     "paper": {
         "affinity.unary": False,
+        "affinity.cosine": 0.0,
+        "affinity.whiten": False,
         "fuse.spill_threshold": 0.2,
         "fuse.empty_is_background": False,
+        "walk.steps": 1,
         "walk.normalize": False,
         "walk.restart": 0.0,
         "label_update.scales": (1.0,),

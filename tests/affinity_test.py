@@ -24,7 +24,7 @@ def randomised(params, rng):
     return jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 0.5, p.shape), jnp.float32), params)
 
 
-def twin(params, features, *, pairwise, unary, whiten, scale, inside=None):
+def twin(params, features, *, pairwise, unary, whiten, scale, cosine, inside=None):
     p = {name: np.asarray(value, np.float64) for name, value in trees.flatten(params).items()}
     enhanced, affinities, attentions = [], [], []
     for b, one in enumerate(np.asarray(features, np.float64)):
@@ -34,11 +34,14 @@ def twin(params, features, *, pairwise, unary, whiten, scale, inside=None):
         gathered = np.zeros_like(flat)
         if pairwise:
             query, key = (
-                flat @ p["theta/kernel"] + p["theta/bias"],
-                flat @ p["phi/kernel"] + p["phi/bias"],
+                flat @ p[f"{name}/kernel"] + p[f"{name}/bias"]
+                for name in ("theta", "theta" if cosine else "phi")
             )
             if whiten:
                 query, key = query - query[keep].mean(0), key - key[keep].mean(0)
+            if cosine:
+                unit = query / np.linalg.norm(query, axis=1, keepdims=True)
+                query, key = cosine * unit, unit
             matrix = np.zeros((len(flat), len(flat)))
             for i in range(len(flat)):
                 row = np.array([query[i] @ key[j] for j in range(len(flat))]) / (
@@ -57,15 +60,25 @@ def twin(params, features, *, pairwise, unary, whiten, scale, inside=None):
 
 
 @pytest.mark.parametrize("inside_given", [False, True])
-@pytest.mark.parametrize(("whiten", "scale"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("whiten", "scale", "cosine"),
+    [
+        (False, False, 0.0),
+        (True, False, 0.0),
+        (False, True, 0.0),
+        (False, False, 3.0),
+        (True, False, 10.0),
+    ],
+)
 @pytest.mark.parametrize(("pairwise", "unary"), [(True, True), (True, False), (False, True)])
-def test_task_affinity(rng, pairwise, unary, whiten, scale, inside_given):
+def test_task_affinity(rng, pairwise, unary, whiten, scale, cosine, inside_given):
     features = rng.normal(size=(2, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
     inside = None
     if inside_given:
         inside = np.ones((2, HEIGHT, WIDTH), bool)
         inside[1, 4:], inside[1, :, 3:] = False, False
     switches = {"pairwise": pairwise, "unary": unary, "whiten": whiten, "scale": scale}
+    switches["cosine"] = cosine
     module = affinity.TaskAffinity(**switches)
     params = randomised(module.init(jax.random.key(0), features)["params"], rng)
     enhanced, maps, attention = module.apply({"params": params}, features, inside)
@@ -78,6 +91,26 @@ def test_task_affinity(rng, pairwise, unary, whiten, scale, inside_given):
         assert (mine is not None) == switch
         if switch:
             np.testing.assert_allclose(mine, theirs, **TOLERANCE)
+
+
+def test_by_cosine_all_of_one_kind_look_at_all_of_it():
+    """Whatever the length of their vectors; and a photo of one colour trains nothing to NaN."""
+    kinds = np.eye(2)[[0, 0, 1, 1, 1, 0]] * np.array([1, 5, 2, 9, 1, 3])[:, None]
+    features = jnp.asarray(kinds, jnp.float32).reshape(1, 2, 3, 2)
+    module = affinity.TaskAffinity(cosine=10.0, unary=False)
+    params = module.init(jax.random.key(0), features)["params"]
+    params["theta"] = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    matrix = module.apply({"params": params}, features)[1][0].whole[0]
+    same = (kinds @ kinds.T > 0) / 3
+    np.testing.assert_allclose(matrix, same, atol=1e-4)
+
+    whitened = module.clone(whiten=True)
+
+    def total(params):
+        enhanced, maps, _ = whitened.apply({"params": params}, jnp.full_like(features, 3))
+        return (enhanced**2).sum() + (maps[0].whole ** 2).sum()
+
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(total)(params)))
 
 
 def test_no_affinity_leaves_the_features_alone(rng):
@@ -177,20 +210,23 @@ def test_normalize_rows(rng):
     np.testing.assert_allclose(matrix.normalize_rows().whole.sum(-1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [False, True])
-def test_each_head_has_its_share_of_the_channels(rng, scale):
+@pytest.mark.parametrize(("scale", "cosine"), [(False, 0.0), (True, 0.0), (False, 4.0)])
+def test_each_head_has_its_share_of_the_channels(rng, scale, cosine):
     features = rng.normal(size=(2, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
-    module = affinity.TaskAffinity(unary=False, scale=scale, heads=2)
+    module = affinity.TaskAffinity(unary=False, scale=scale, cosine=cosine, heads=2)
     params = randomised(module.init(jax.random.key(0), features)["params"], rng)
     enhanced, maps, _ = module.apply({"params": params}, features)
     flat = features.reshape(2, -1, CHANNELS).astype(np.float64)
     query, key, value = (
         flat @ np.asarray(params[name]["kernel"], np.float64) + params[name]["bias"]
-        for name in ("theta", "phi", "g")
+        for name in ("theta", "theta" if cosine else "phi", "g")
     )
     gathered = []
     for head, part in zip(maps, (slice(0, 3), slice(3, 6)), strict=True):
         logits = np.einsum("bid,bjd->bij", query[..., part], key[..., part])
+        if cosine:
+            length = np.linalg.norm(query[..., part], axis=-1)
+            logits *= cosine / (length[:, :, None] * length[:, None])
         matrix = softmax(logits / (np.sqrt(3) if scale else 1))
         np.testing.assert_allclose(head.whole, matrix, **TOLERANCE)
         gathered.append(matrix @ value[..., part])

@@ -177,6 +177,7 @@ def test_every_config_starts(name, tmp_path):
         ),
         ("model.backbone.name", "resnet", "model.backbone.name='resnet' is not one of"),
         ("model.backbone.output_stride", 12, "output_stride=12 is not one of 4, 8"),
+        ("affinity.scale", True, "affinity.scale is of the dot product; set affinity.cosine=0"),
         ("affinity.refine", "all", "affinity.refine='all' is not one of none, seg, both"),
         ("affinity.heads", 3, "affinity.heads=3 does not divide model.channels"),
         ("model.dilations", (1, 2), "model.dilations needs 3 rates"),

@@ -52,6 +52,7 @@ AFFINITY = {
     "refine": "both",
     "whiten": False,
     "scale": False,
+    "cosine": 0.0,
     "normalize_rows": False,
 }
 """Switches of the affinity, with which the tests of the network begin."""

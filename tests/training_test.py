@@ -206,8 +206,8 @@ def test_frozen_parameters_stay_and_the_others_move():
     *_, params = setup()
     for name, value in trees.flatten(jax.device_get(trained()[0].params)).items():
         same = np.array_equal(value, trees.flatten(params)[name])
-        # theta . phi is invariant to phi's bias (softmax), up to rounding: it may or may not move
-        assert same == name.startswith("backbone/conv_0/") or name.endswith("phi/bias"), name
+        # Whitening takes theta's bias away, up to rounding: it may or may not move.
+        assert same == name.startswith("backbone/conv_0/") or name.endswith("theta/bias"), name
 
 
 def fit(tmp_path, steps=STEPS, stop_at=None, **options):

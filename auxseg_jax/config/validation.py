@@ -93,5 +93,7 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
             f"affinity.refine={affinity.refine!r} needs affinity.pairwise or affinity.unary; "
             "with neither, set it to 'none'"
         )
+    if affinity.scale and affinity.cosine:
+        fault("affinity.scale is of the dot product; set affinity.cosine=0, or leave it out")
     if channels % affinity.heads:
         fault(f"affinity.heads={affinity.heads} does not divide model.channels={channels}")

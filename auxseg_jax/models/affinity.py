@@ -6,9 +6,11 @@ prediction. Sources: pairwise and cross-task affinity arXiv 2107.11787; dual aff
 attention, its fusion, and the gate gamma.
 """
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -25,11 +27,16 @@ class TaskAffinity(nn.Module):
     with 1x1 convolutions theta, phi, g, W: D -> D and m: D -> 1. With several heads, each has its
     share of the channels of theta, phi and g, and an A of its own.
 
+    Of a dot product, positions with long vectors get the most, whoever asks. With `cosine` theta
+    serves as phi, and A = softmax_j(cosine * cos(theta(E)_i, theta(E)_j)). Then each position looks
+    at itself and its like from the first step on.
+
     Attributes:
       pairwise: whether there is A.
       unary: whether there is u.
       whiten: subtract the spatial mean from theta and phi (DNL).
       scale: divide theta . phi by the square root of a head's channels.
+      cosine: see above; 0: the dot product.
       heads: number of heads.
       block_mib: memory in MiB, see `rows_per_block`. It does not change what is computed. The batch
         is what is traced; where devices share it, see `AuxSegNet.shared_by`.
@@ -40,6 +47,7 @@ class TaskAffinity(nn.Module):
     unary: bool = True
     whiten: bool = False
     scale: bool = False
+    cosine: float = 0.0
     heads: int = 1
     block_mib: float = 2048.0
     sources: int = 2
@@ -61,16 +69,10 @@ class TaskAffinity(nn.Module):
         init = uniform_init(channels)
         affinities, attention = [], None
         if self.pairwise:
-            query = nn.Dense(channels, **init, name="theta")(flat)
-            key = nn.Dense(channels, **init, name="phi")(flat)
-            if self.whiten:
-                query, key = query - _mean(query, keys), key - _mean(key, keys)
-            if self.scale:
-                query *= (channels // self.heads) ** -0.5
             block = rows_per_block(batch, positions, self.sources, self.block_mib)
-            parts = (jnp.split(x, self.heads, axis=-1) for x in (query, key))
-            for head in map(Attention, *parts):
-                affinities.append(Pairwise.from_attention(head, keys, block))
+            affinities = [
+                Pairwise.from_attention(head, keys, block) for head in self._heads(flat, keys)
+            ]
         if self.unary:
             logits = nn.Dense(1, **init, name="m")(flat)[:, None, :, 0]
             weights = nn.softmax(mask_keys(logits.astype(jnp.float32), keys))
@@ -85,6 +87,24 @@ class TaskAffinity(nn.Module):
             gathered += jnp.einsum("bj,bjd->bd", attention, value)[:, None]
         enhanced = flat + nn.Dense(channels, **init, name="W")(gathered)
         return enhanced.reshape(features.shape), affinities, attention
+
+    def _heads(
+        self, flat: Float[Array, "B N D"], inside: Bool[Array, "B 1 N"] | None
+    ) -> list[Attention]:
+        """Returns queries and keys of each head."""
+        channels = flat.shape[-1]
+        embed = functools.partial(nn.Dense, channels, **uniform_init(channels))
+        query = embed(name="theta")(flat)
+        key = query if self.cosine else embed(name="phi")(flat)
+        if self.whiten:
+            query, key = query - _mean(query, inside), key - _mean(key, inside)
+        parts = (jnp.split(x, self.heads, axis=-1) for x in (query, key))
+        heads = list(map(Attention, *parts))
+        if self.cosine:
+            return [Attention(self.cosine * _unit(q), _unit(k)) for q, k in heads]
+        if self.scale:
+            return [Attention(q * q.shape[-1] ** -0.5, k) for q, k in heads]
+        return heads
 
 
 def _gather_values(
@@ -125,6 +145,11 @@ def refine(
     refined = refined.reshape(batch, height, width, -1)
     ends = [sum(p.shape[-1] for p in predictions[: k + 1]) for k in range(len(predictions))]
     return jnp.split(refined, ends[:-1], axis=-1)
+
+
+def _unit(x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    """Scales vectors to length 1, but for those near 0, of cells like the mean of the photo."""
+    return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-8)
 
 
 def _mean(x: Float[Array, "B N D"], inside: Bool[Array, "B 1 N"] | None) -> Float[Array, "B 1 D"]:

@@ -66,6 +66,14 @@ STUDIES: dict[str, Study] = {
     "saliency": Study(
         "What do saliency maps bring?", {"none": {"data.saliency": "none"}, "given": {}}
     ),
+    "similarity": Study(
+        "Affinities by the cosine or by the dot product of the papers?",
+        {
+            "dot": {"affinity.cosine": 0.0, "affinity.whiten": False},
+            "scaled": {"affinity.cosine": 0.0, "affinity.scale": True},
+            "cosine": {},
+        },
+    ),
     "windows": Study(
         "Should photos larger than the training crop be seen through windows of its size?",
         {
@@ -78,11 +86,10 @@ STUDIES: dict[str, Study] = {
         {
             "none": {"walk.steps": 0},
             "default": {},
-            "steps_2": {"walk.steps": 2},
-            "steps_4": {"walk.steps": 4},
+            "step_1": {"walk.steps": 1},
+            "steps_16": {"walk.steps": 16},
             "beta_2": {"walk.beta": 2.0},
-            "beta_4": {"walk.beta": 4.0},
-            "no_restart": {"walk.restart": 0.0},
+            "restart": {"walk.restart": 0.5},
         },
     ),
     "presets": Study(
