@@ -190,12 +190,12 @@ SECTIONS: dict[str, dict[str, Field]] = {
     "affinity": {
         "pairwise": Field(
             True,
-            "A = softmax_j(theta_i . phi_j) of each task. Without it nothing propagates the CAMs.",
+            "A pairwise affinity A of each task. Without it nothing propagates the CAMs.",
         ),
         "cosine": Field(
             10.0,
-            "A = softmax_j(this times the cosine of theta_i and theta_j); 0: the dot product "
-            "theta_i . phi_j of the papers.",
+            "A = softmax_j(this factor times the cosine of theta_i and theta_j); 0: "
+            "softmax_j(theta_i . phi_j), as the papers have it.",
             NOT_NEGATIVE,
             before=0.0,
         ),
@@ -210,8 +210,14 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "Which predictions get a refined twin A P + gamma 1 (u^T P), and a loss on it.",
             one_of("none", "seg", "both"),
         ),
-        "whiten": Field(True, "Subtract the spatial mean of theta and phi (DNL)."),
-        "scale": Field(False, "Divide theta . phi by the square root of a head's channels."),
+        "whiten": Field(
+            True,
+            "Subtract the spatial mean of theta and phi (DNL); a cosine needs it.",
+            before=False,
+        ),
+        "scale": Field(
+            False, "Divide theta . phi by the square root of a head's channels; without `cosine`."
+        ),
         "heads": Field(1, "Heads of each task's pairwise affinity.", ABOVE_0),
         "backbone_attention": Field(
             True, "Fuse the backbone's attention heads with the tasks' maps, if it has any."
@@ -291,9 +297,9 @@ SECTIONS: dict[str, dict[str, Field]] = {
     },
     "walk": {
         "beta": Field(1.0, "Exponent of the affinity.", NOT_NEGATIVE),
-        "steps": Field(4, "Steps of the random walk.", NOT_NEGATIVE),
+        "steps": Field(4, "Steps of the random walk.", NOT_NEGATIVE, before=1),
         "normalize": Field(True, "Rows of the affinity sum to 1 before a step."),
-        "restart": Field(0.2, "Share of the CAM itself that a step keeps.", FRACTION),
+        "restart": Field(0.2, "Share of the CAM itself that a step keeps.", FRACTION, before=0.5),
     },
     "label_update": {
         **_views((0.5, 1.0, 1.5), True, "the updated CAM"),

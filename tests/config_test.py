@@ -177,7 +177,11 @@ def test_every_config_starts(name, tmp_path):
         ),
         ("model.backbone.name", "resnet", "model.backbone.name='resnet' is not one of"),
         ("model.backbone.output_stride", 12, "output_stride=12 is not one of 4, 8"),
-        ("affinity.scale", True, "affinity.scale is of the dot product; set affinity.cosine=0"),
+        (
+            "affinity.scale",
+            True,
+            "affinity.scale=True is of the dot product: set affinity.cosine=0",
+        ),
         ("affinity.refine", "all", "affinity.refine='all' is not one of none, seg, both"),
         ("affinity.heads", 3, "affinity.heads=3 does not divide model.channels"),
         ("model.dilations", (1, 2), "model.dilations needs 3 rates"),
@@ -219,6 +223,8 @@ def test_a_config_of_an_older_version_gets_the_defaults(tmp_path):
     content = {"data": {"builder": "shapes"}, "model": {"backbone": {"name": "tiny"}}}
     older, added = declared.complete(content)
     assert not older.predict.windows and "predict.windows" in added
+    assert not older.affinity.cosine and not older.affinity.whiten
+    assert (older.walk.steps, older.walk.restart) == (1, 0.5)
     assert checked(config).predict.windows
     path = tmp_path / "old.py"
     path.write_text(

@@ -50,9 +50,9 @@ AFFINITY = {
     "unary": True,
     "cross_task": True,
     "refine": "both",
-    "whiten": False,
+    "whiten": True,
     "scale": False,
-    "cosine": 0.0,
+    "cosine": 10.0,
     "normalize_rows": False,
 }
 """Switches of the affinity, with which the tests of the network begin."""

@@ -84,7 +84,8 @@ def test_shapes_of_everything(image):
 @pytest.mark.slow
 def test_initialisation_is_the_authors(image):
     """Within its bound and close to it: Xavier's sqrt(6 / (fan_in + fan_out)) or 1/sqrt(fan_in)."""
-    params = trees.flatten(jax.jit(network(channels=64).init)(jax.random.key(0), image)["params"])
+    papers = network({"cosine": 0.0, "whiten": False}, channels=64)
+    params = trees.flatten(jax.jit(papers.init)(jax.random.key(0), image)["params"])
     xavier = {
         "cls_head": (16, 3),
         "seg_branch/conv_1": (9 * 16, 9 * 64),

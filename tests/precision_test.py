@@ -34,7 +34,8 @@ def programs(precision, devices):
     """Programs with everything in which a product could hide."""
     config = tiny.get_config()
     config.model.precision = precision
-    config.affinity.heads, config.affinity.whiten = 2, True
+    config.affinity.heads = 2
+    config.affinity.cosine = 0.0  # It has a product more.
     config.crf.filter = "exact"
     config.crf.saliency.iterations = config.crf.segmentation.iterations = 1
     return Programs(config, make_mesh(config, devices))

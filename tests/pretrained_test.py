@@ -280,6 +280,18 @@ def test_parameters_of_a_run_are_converted_whatever_their_switches(tmp_path, lit
     assert report.not_exported == ["seg_gamma"] and "not exported: seg_gamma" in str(report)
     assert set(pretrained.read(tmp_path / "a/params.safetensors")) == set(flat)
     assert len(pretrained.read(tmp_path / "a/state_dict.safetensors")) == len(flat) - 1
+    # The authors' code has no affinity without phi, so their loader would refuse the branches.
+    only_backbone = {
+        f"{name}/kernel": np.ones(shape, np.float32)
+        for name, shape in {
+            "backbone/b5_1/conv_branch2a": (3, 3, 2, 2),
+            "seg_branch/conv_1": (3, 3, 2, 2),
+            "seg_affinity/theta": (2, 2),
+        }.items()
+    }
+    (tmp_path / "c.safetensors").write_bytes(safetensors.numpy.save(only_backbone))
+    report = convert.convert(tmp_path / "c.safetensors", tmp_path / "c")
+    assert report.not_exported == ["seg_affinity/theta/kernel", "seg_branch/conv_1/kernel"]
     (tmp_path / "b.safetensors").write_bytes(
         safetensors.numpy.save({"backbone/conv_1/kernel": np.ones(2)})
     )  # the tiny backbone

@@ -94,6 +94,9 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
             "with neither, set it to 'none'"
         )
     if affinity.scale and affinity.cosine:
-        fault("affinity.scale is of the dot product; set affinity.cosine=0, or leave it out")
+        fault(
+            "affinity.scale=True is of the dot product: set affinity.cosine=0, or "
+            "affinity.scale=False"
+        )
     if channels % affinity.heads:
         fault(f"affinity.heads={affinity.heads} does not divide model.channels={channels}")

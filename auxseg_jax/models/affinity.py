@@ -27,16 +27,16 @@ class TaskAffinity(nn.Module):
     with 1x1 convolutions theta, phi, g, W: D -> D and m: D -> 1. With several heads, each has its
     share of the channels of theta, phi and g, and an A of its own.
 
-    Of a dot product, positions with long vectors get the most, whoever asks. With `cosine` theta
-    serves as phi, and A = softmax_j(cosine * cos(theta(E)_i, theta(E)_j)). Then each position looks
-    at itself and its like from the first step on.
+    With `cosine` theta serves as phi: A = softmax_j(cosine * cos(theta(E)_i, theta(E)_j)). To a dot
+    product the length of phi(E)_j counts, so that a few positions can win most rows. A cosine needs
+    `whiten`: features after a relu point one way, and their rows would be nearly uniform.
 
     Attributes:
       pairwise: whether there is A.
       unary: whether there is u.
       whiten: subtract the spatial mean from theta and phi (DNL).
-      scale: divide theta . phi by the square root of a head's channels.
-      cosine: see above; 0: the dot product.
+      scale: divide theta . phi by the square root of a head's channels; of the dot product alone.
+      cosine: factor of the cosine, so that logits lie in -cosine..cosine; 0: the dot product.
       heads: number of heads.
       block_mib: memory in MiB, see `rows_per_block`. It does not change what is computed. The batch
         is what is traced; where devices share it, see `AuxSegNet.shared_by`.
@@ -94,17 +94,18 @@ class TaskAffinity(nn.Module):
         """Returns queries and keys of each head."""
         channels = flat.shape[-1]
         embed = functools.partial(nn.Dense, channels, **uniform_init(channels))
-        query = embed(name="theta")(flat)
-        key = query if self.cosine else embed(name="phi")(flat)
-        if self.whiten:
-            query, key = query - _mean(query, inside), key - _mean(key, inside)
-        parts = (jnp.split(x, self.heads, axis=-1) for x in (query, key))
-        heads = list(map(Attention, *parts))
         if self.cosine:
-            return [Attention(self.cosine * _unit(q), _unit(k)) for q, k in heads]
-        if self.scale:
-            return [Attention(q * q.shape[-1] ** -0.5, k) for q, k in heads]
-        return heads
+            # Whitening would take the bias away again.
+            embedded = [embed(name="theta", use_bias=not self.whiten)(flat)]
+        else:
+            embedded = [embed(name=name)(flat) for name in ("theta", "phi")]
+        if self.whiten:
+            embedded = [x - _mean(x, inside) for x in embedded]
+        parts = [jnp.split(x, self.heads, axis=-1) for x in embedded]
+        if self.cosine:
+            return [Attention(self.cosine * unit, unit) for unit in map(_unit, parts[0])]
+        factor = (channels // self.heads) ** -0.5 if self.scale else 1
+        return [Attention(factor * query, key) for query, key in zip(*parts, strict=True)]
 
 
 def _gather_values(
@@ -148,8 +149,11 @@ def refine(
 
 
 def _unit(x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
-    """Scales vectors to length 1, but for those near 0, of cells like the mean of the photo."""
-    return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-8)
+    """Scales vectors to length 1; one near 0 stays short, so that its row is nearly uniform.
+
+    A photo of one colour has whitened vectors that are rounding errors, which must not train.
+    """
+    return x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-6)
 
 
 def _mean(x: Float[Array, "B N D"], inside: Bool[Array, "B 1 N"] | None) -> Float[Array, "B 1 D"]:

@@ -238,7 +238,7 @@ class AuxSegNet(nn.Module):
         if not tasks:
             return {}
         unary = outputs.get("unary")
-        # gamma starts at 0, so that the network starts as AuxSegNet.
+        # gamma starts at 0, so that the refined prediction starts without its unary term.
         zeros = nn.initializers.zeros
         gammas = [
             self.param(f"{task}_gamma", zeros, ()) if unary is not None else 0.0 for task in tasks

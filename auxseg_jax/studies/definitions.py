@@ -19,6 +19,15 @@ _NONE: _Fields = {
 }
 
 
+# With the walk that suits it.
+_DOT: _Fields = {
+    "affinity.cosine": 0.0,
+    "affinity.whiten": False,
+    "walk.steps": 1,
+    "walk.restart": 0.5,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Rows to compare; the first is what the others are compared with.
@@ -69,8 +78,9 @@ STUDIES: dict[str, Study] = {
     "similarity": Study(
         "Affinities by the cosine or by the dot product of the papers?",
         {
-            "dot": {"affinity.cosine": 0.0, "affinity.whiten": False},
-            "scaled": {"affinity.cosine": 0.0, "affinity.scale": True},
+            "dot": _DOT,
+            "scaled": {**_DOT, "affinity.scale": True},
+            "whitened": {**_DOT, "affinity.scale": True, "affinity.whiten": True},
             "cosine": {},
         },
     ),
@@ -90,6 +100,7 @@ STUDIES: dict[str, Study] = {
             "steps_16": {"walk.steps": 16},
             "beta_2": {"walk.beta": 2.0},
             "restart": {"walk.restart": 0.5},
+            "no_restart": {"walk.restart": 0.0},
         },
     ),
     "presets": Study(

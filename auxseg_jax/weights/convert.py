@@ -24,6 +24,7 @@ _OFFICIAL_AFFINITY = {
     "refine": "both",
     "whiten": False,
     "scale": False,
+    "cosine": 0.0,
     "normalize_rows": False,
 }
 
@@ -100,7 +101,8 @@ def _export(
     flat: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray], backbone: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the state dict of PyTorch, and the parameters that have no name in it."""
-    is_whole = backbone == names.AUXSEGNET_BACKBONE and "seg_branch/conv_1/kernel" in flat
+    # By the cosine there is no phi, and the authors' code has no other affinity.
+    is_whole = backbone == names.AUXSEGNET_BACKBONE and "seg_affinity/phi/kernel" in flat
     keys = {}
     if is_whole:
         keys = names.keys_of(flat, names.auxsegnet)
