@@ -104,12 +104,12 @@ def test_a_finished_workdir_gives_its_results_again(finished, capsys):
 def test_another_config_is_refused_by_field(finished):
     workdir, _, config = finished
     other = config.copy_and_resolve_references()
-    other.optimizer.momentum, other.walk.steps = 0.5, 4
+    other.optimizer.momentum, other.walk.steps = 0.5, 7
     with pytest.raises(ValueError) as error:
         train(other, workdir)
     assert "optimizer.momentum: 0.9 there, 0.5 now" in str(
         error.value
-    ) and "walk.steps: 1 there, 4 now" in str(error.value)
+    ) and "walk.steps: 4 there, 7 now" in str(error.value)
     assert "seed" not in str(error.value)
 
 
