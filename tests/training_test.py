@@ -390,7 +390,7 @@ def test_at_most_two_steps_are_under_way(tmp_path):
         events.append(("begun", int(state.step) + 1))
         return state.replace(step=state.step + 1), {
             "loss": Loss(int(state.step) + 1),
-            "grad_norms": np.ones(1),
+            "grad_norms": np.ones(len(trees.flatten(state.params))),
         }
 
     mesh, _, state, _ = setup()
