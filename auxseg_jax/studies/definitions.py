@@ -18,7 +18,6 @@ _NONE: _Fields = {
     "affinity.refine": "none",
 }
 
-
 # With the walk that suits it.
 _DOT: _Fields = {
     "affinity.cosine": 0.0,
