@@ -33,7 +33,8 @@ def statuses(folder):
 def test_a_run_that_kept_its_promise(run):
     found = statuses(run)
     assert {finding.status for finding in found.values()} <= {PASS, NOTE}
-    assert found["masks read"].status == found["pseudo labels"].status == PASS
+    for name in ("masks read", "pseudo labels", "phases done"):
+        assert found[name].status == PASS
     assert "1 times those of train to sweep" in found["masks read"].text
     assert "stage_01/pseudo" in found["pseudo labels"].text
     assert "after the labels were made" in found["sweeps"].text
@@ -96,6 +97,15 @@ def test_a_phase_that_was_taken_away_is_found(run):
     shutil.rmtree(run.path / "cam")
     found = statuses(run)["pseudo labels"]
     assert found.status == FAIL and found.text.startswith("cam: not there")
+
+
+def test_a_run_that_is_not_finished_is_said(run):
+    shutil.rmtree(run.path / "stage_01/score")
+    found = statuses(run)["phases done"]
+    assert found.status == FAIL and found.text.startswith("stage_01/score: in results.json")
+    run.results.unlink()
+    found = statuses(run)["phases done"]
+    assert found.status == NOTE and "not finished" in found.text
 
 
 def test_damaged_files_are_named(run):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import REPOSITORY, launch
 
-from auxseg_jax import cli
+from auxseg_jax import api, cli
 from auxseg_jax.cli import options
 from auxseg_jax.errors import UserError
 
@@ -44,7 +44,12 @@ def test_overrides():
 @pytest.mark.parametrize(
     ("name", "override", "message"),
     [
-        ("tiny", "--config.stages.epoch=3", "the config has no such field: "),
+        (
+            "tiny",
+            "--config.stages.epoch=3",
+            "the config has no such field: stages.epoch; did you mean stages.epochs?",
+        ),
+        ("tiny", "--noconfig.post.flp", "no such field: post.flp; did you mean post.flip?"),
         ("tiny", "--config.seed=x", "flag --config.seed=x: "),
         ("tiny", "--config.=1", "--config.=1: "),
         ("tiny", "--config.model.dilations[0]=5", "is not a valid index"),
@@ -77,7 +82,7 @@ def test_help_names_every_command(capsys):
     assert code == 0 and all(command in out for command in cli.COMMANDS)
     assert run(capsys)[0] == 2
     code, _, err = run(capsys, "trian")
-    assert code == 2 and "there is no command 'trian'; there are train, predict" in err
+    assert code == 2 and "there is no command 'trian' (did you mean train?); there are train" in err
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,14 @@ def test_what_is_missing_is_named(capsys):
     assert code == 2 and "--input" in err and "--output" in err
     code, _, err = run(capsys, "predict", "--workdir=w", "--input=a", "--output=b", "--point=1")
     assert code == 2 and "x,y in pixels" in err
+
+
+def test_several_inputs_in_every_spelling(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(api, "predict_files", lambda *args, **_: given.append(args[1]) or (3, []))
+    for spelling in (["--input=a", "b", "--input=c=d"], ["--input", "a", "b", "c=d"]):
+        cli.main(["predict", "--workdir=w", *spelling, "--output=o"])
+    assert given == [["a", "b", "c=d"]] * 2
 
 
 def test_the_plan_is_printed(capsys):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from auxseg_jax.files import terminal
 from auxseg_jax.runs import forecast
 from auxseg_jax.runs.phase import Phase
 
@@ -79,3 +80,12 @@ def test_steps_are_timed_without_the_compiler(monkeypatch):
     assert seen == [(98.0, 60.0, 36.0)]  # 100 - 2; 30 steps of 2 seconds; 18 of them are left.
     assert list(forecast.timed(lambda start: iter(range(5)), 5, seen.append)(0)) == [*range(5)]
     assert len(seen) == 1
+
+
+def test_a_rate_leaves_the_compiler_out(monkeypatch, capsys):
+    clock = iter([0.0, 10.0, 11.0, 12.0])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    with terminal.progress("stage", 3, unit="step") as bar:
+        for _ in range(3):
+            bar.advance(1)
+    assert "stage 3/3 1.0 step/s  [12s, 0s left]" in capsys.readouterr().err

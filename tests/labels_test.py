@@ -11,7 +11,7 @@ from conftest import REPOSITORY, prepare_files
 from PIL import Image
 
 from auxseg_jax.data import folder_layout, label_tables
-from auxseg_jax.errors import collect
+from auxseg_jax.errors import UserError, collect
 
 NAMES = {"a1": ["cat"], "a2": ["dog", "traffic light"], "a3": []}
 CLASSES = ["background", "cat", "dog", "traffic light"]
@@ -56,12 +56,20 @@ def test_a_text_file_parts_names_by_tabs_where_a_name_has_blanks(tmp_path):
         assert ("\t" in path.read_text()) == (labels != {**NAMES, "a2": ["dog"]})
 
 
-def test_tabs_and_blanks_together_are_refused_where_they_may_mean_two_things(tmp_path):
-    path = tmp_path / "image_labels.txt"
-    path.write_text("p1\tcat dog\np2\tcat\np3\t dog\n")
-    labels, faults = read_faulty(path)
-    assert len(faults) == 1 and "line 1: 'cat dog' may be one class or several" in faults[0]
-    assert labels["p3"][1] == ["dog"]
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.txt", "p1\tcat dog\np2\tcat\np3\t dog\n"),
+        ("labels.csv", "id,classes\np1,cat dog\np2,cat\np3, dog\n"),
+    ],
+)
+def test_classes_parted_by_blanks_are_refused(tmp_path, file, text):
+    path = tmp_path / file
+    path.write_text(text)
+    with pytest.raises(UserError, match="'cat dog' may be one class or several, for its words"):
+        read(path, classes=None)
+    classes = ["background", "cat", "cat dog", "dog"]
+    assert read(path, classes) == {"p1": ["cat dog"], "p2": ["cat"], "p3": ["dog"]}
 
 
 def test_photos_and_classes_with_blanks_become_a_data_set(tmp_path):

@@ -79,6 +79,7 @@ def test_what_is_unambiguous_is_read(text, expected):
         ("a,1,0\nb,0,1\n", "the first line, a, 1, 0"),
         ('id,classes\na,"crane,bird"\n', "may be one class or several"),
         ("id\tclasses\na\tcrane,bird\n", "may be one class or several"),
+        ("id,classes\na,cat;dog\nb,cat\nb,dog\n", "line 4: b has a line already; write all"),
         ("id,cat,cat\na,1,0\n", "two columns are called 'cat'"),
         ("id,cat,\na,1,0\n", "column 3 has no name"),
         ("id,cat,dog\na,1,0.7\n", "line 2: '0.7' in a table of 3 columns"),
@@ -113,6 +114,15 @@ def test_files_of_one_id_are_named(tmp_path):
     (tmp_path / "labels.csv").write_text("id,classes\np.jpg,cat\np.png,dog\nq.JPG,cat\n")
     with faults_named("p.jpg and p.png are both the photo p"), collect(tmp_path):
         label_tables.read(tmp_path / "labels.csv")
+
+
+def test_a_photo_of_another_format_is_named(tmp_path):
+    (tmp_path / "JPEGImages").mkdir()
+    for name in ("a.jpg", "b.jpg", "c.webp"):
+        (tmp_path / "JPEGImages" / name).write_bytes(b"")
+    labels = {name: ("here", ["cat"]) for name in ("a", "b", "c")}
+    with faults_named("no photo JPEGImages/c.jpg; c.webp is of another format"):
+        lay_out(tmp_path, labels, None, 0.2)
 
 
 def test_encodings(tmp_path):

@@ -331,7 +331,7 @@ def test_labelled_photos_show_their_own_classes(own, tmp_path, rng):
     assert (images.read_plane(tmp_path / "plain/p5.png") != alone).any()
 
 
-def test_inputs_are_files_folders_and_patterns_in_any_case(own, tmp_path):
+def test_inputs_are_files_folders_and_patterns_in_any_case(own, tmp_path, capsys):
     folder, workdir, *_ = own
     strange = tmp_path / "photos [2024]"
     strange.mkdir()
@@ -343,6 +343,12 @@ def test_inputs_are_files_folders_and_patterns_in_any_case(own, tmp_path):
         faults = predict_files(workdir, list(map(str, names)), masks, use_labels=False)[1]
         assert {path.stem for path in masks.glob("*.png")} == {"a", "b[1]"}
         assert len(faults) == (number == 2)
+    capsys.readouterr()
+    (strange / "c.webp").write_bytes(b"")
+    predict_files(workdir, [str(strange)], tmp_path / "masks0", use_labels=False)
+    assert "left out, being neither .jpg, .jpeg nor .png: c.webp\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"is a folder without a photo .*; there is .*JPEGImages"):
+        predict_files(workdir, [str(folder)], tmp_path / "none")
 
 
 def test_what_somebody_else_wrote_is_not_overwritten(own, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from auxseg_jax import trees
+from auxseg_jax import cli, trees
 from auxseg_jax.files import mxnet_file, torch_file
 from auxseg_jax.models import efficientnet_lite, resnet38
 from auxseg_jax.weights import convert, names, pretrained
@@ -270,7 +270,7 @@ def test_there_and_back_bit_by_bit(lite0, tmp_path):
     assert all(np.array_equal(first[name], second[name]) for name in trees.flatten(lite0))
 
 
-def test_parameters_of_a_run_are_converted_whatever_their_switches(tmp_path, lite0):
+def test_parameters_of_a_run_are_converted_whatever_their_switches(tmp_path, lite0, capsys):
     """What PyTorch's weights have no name for is in params.safetensors alone."""
     flat = {
         name: np.full(leaf.shape, 0.5, leaf.dtype) for name, leaf in trees.flatten(lite0).items()
@@ -297,8 +297,10 @@ def test_parameters_of_a_run_are_converted_whatever_their_switches(tmp_path, lit
     (tmp_path / "b.safetensors").write_bytes(
         safetensors.numpy.save({"backbone/conv_1/kernel": np.ones(2)})
     )  # the tiny backbone
-    convert.convert(tmp_path / "b.safetensors", tmp_path / "b")
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["params.safetensors"]
+    for target in ("b", "a"):  # In a, there is a state dict of other weights.
+        cli.main(["weights", f"--from={tmp_path}/b.safetensors", f"--to={tmp_path}/{target}"])
+        assert [path.name for path in (tmp_path / target).iterdir()] == ["params.safetensors"]
+        assert "no state_dict.safetensors: nothing here has a name" in capsys.readouterr().out
 
 
 def test_the_report_lists_every_fault(lite0):

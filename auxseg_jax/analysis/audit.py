@@ -54,6 +54,7 @@ def examine(folder: Workdir) -> Iterator[Finding]:
     lines = journal.read(folder.oracle)
     data = journal.open_data(folder, config)
     yield _supervision(config)
+    yield _finished(folder, phases)
     yield _plan(config, phases)
     yield _reads(config, phases, lines, folder)
     yield _labels(folder, phases, data)
@@ -71,6 +72,18 @@ def _supervision(config: ml_collections.ConfigDict) -> Finding:
         *("supervision", NOTE, "FULLY SUPERVISED: it was trained on masks, and is marked so"),
         "its figures are no figures of weakly supervised learning",
     )
+
+
+def _finished(folder: Workdir, phases: list[Phase]) -> Finding:
+    name, done = "phases done", [p.name for p in phases if folder.done(p.name).exists()]
+    if not folder.results.exists():
+        text = f"not finished: the last phase done is {done[-1]}" if done else "none"
+        return Finding(name, NOTE, text, "what follows is of the phases done; audit it again")
+    lost = sorted(set(storage.read_json(folder.results).get("seconds", {})) - set(done))
+    if lost:
+        text = f"{', '.join(lost)}: in {folder.results.name}, and not there"
+        return Finding(name, FAIL, text, "somebody took it away, or the workdir is not whole")
+    return Finding(name, PASS, f"all {len(done)}")
 
 
 def _plan(config: ml_collections.ConfigDict, phases: list[Phase]) -> Finding:
@@ -232,10 +245,10 @@ def _sweeps(phases: list[Phase], lines: list[dict[str, Any]], folder: Workdir) -
 def _sources(folder: Workdir, phases: list[Phase]) -> Finding:
     taken = _taken(folder, phases)
     if not taken:
-        return Finding("phases", PASS, "all were run here")
+        return Finding("phases taken", PASS, "none: all were run here")
     sources = sorted(set(taken.values()))
     text = f"{', '.join(taken)} were taken from {', '.join(sources)}"
-    return Finding("phases", NOTE, text, "audit that workdir, too")
+    return Finding("phases taken", NOTE, text, "audit that workdir, too")
 
 
 def _taken(folder: Workdir, phases: list[Phase]) -> dict[str, str]:

@@ -5,6 +5,7 @@ imports JAX only in `run`, so that help and mistakes answer at once.
 """
 
 import argparse
+import difflib
 import errno
 import importlib
 import os
@@ -36,6 +37,9 @@ COMMANDS = {
 }
 """{command: (module of this room, summary)}."""
 
+_LISTS = ("--input=", "--photos=")
+"""Flags of several values, which argparse takes only without "=", so that `--input=a b` means a."""
+
 _DEFAULT = "train"
 _RESUMED = ("train", "study", "reproduce")
 _EXIT_INTERRUPTED = 130
@@ -59,10 +63,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     name = _DEFAULT if arguments[0].startswith("-") else arguments.pop(0)
     if name not in COMMANDS:
-        options.end(f"error: there is no command {name!r}; there are {', '.join(COMMANDS)}", 2)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f" (did you mean {near[0]}?)" if near else ""
+        listed = ", ".join(COMMANDS)
+        options.end(f"error: there is no command {name!r}{advice}; there are {listed}", 2)
     command = importlib.import_module(f"auxseg_jax.cli.{COMMANDS[name][0]}")
     parser = _parser(name, command)
-    parsed, extra = parser.parse_known_args(arguments)
+    parsed, extra = parser.parse_known_args(_with_lists(arguments))
     parsed.overrides, unknown = split_overrides(extra)
     if unknown or (parsed.overrides and not hasattr(parsed, "config")):
         hint = "; --mode is a command now: auxseg predict" if "--mode" in " ".join(unknown) else ""
@@ -70,6 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if hasattr(command, "check_arguments"):
         command.check_arguments(parser, parsed)
     _run(name, command, parsed)
+
+
+def _with_lists(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with --input a b where there is --input=a b."""
+    parts = [text.split("=", 1) if text.startswith(_LISTS) else [text] for text in arguments]
+    return [part for group in parts for part in group]
 
 
 def split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:

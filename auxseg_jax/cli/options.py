@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -28,7 +29,7 @@ def load_config(arguments: argparse.Namespace) -> "ml_collections.ConfigDict":
     from absl import flags
     from ml_collections import config_flags
 
-    from auxseg_jax.config import declared, loading
+    from auxseg_jax.config import loading
     from auxseg_jax.errors import UserError
 
     config = loading.load_config(arguments.config)
@@ -38,10 +39,9 @@ def load_config(arguments: argparse.Namespace) -> "ml_collections.ConfigDict":
         config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
         unknown = values(argv)[1:]
     except (AttributeError, KeyError) as error:
-        message = " ".join(str(error.args[0]).split()).strip("\"'")
-        renamed = [new for old, new in declared.RENAMED.items() if old in " ".join(argv)]
-        advice = f"; it is {renamed[0]} now" if renamed else ""
-        raise UserError(f"the config has no such field: {message}{advice}") from error
+        for text in arguments.overrides:
+            loading.check_field(config, re.split(r"[=\[]", text)[0].partition("config.")[2])
+        raise UserError(f"{' '.join(arguments.overrides)}: {error}") from error
     except flags.Error as error:
         raise UserError(str(error)) from error
     except (ValueError, TypeError, IndexError) as error:  # ml_collections raises all of them.

@@ -7,7 +7,7 @@ from auxseg_jax.cli import options
 
 DESCRIPTION = """Segments photos with the last trained stage of a workdir. It writes an indexed PNG
 with the same name and size for every photo, and classes.csv with the class names and colours."""
-EXAMPLE = "auxseg predict --workdir=workdirs/photos --input=photos --output=masks"
+EXAMPLE = "auxseg predict --workdir=workdirs/photos --input=photos/JPEGImages --output=masks"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         required=True,
+        action="extend",
         nargs="+",
         metavar="PHOTO",
-        help="photos, folders of them, or patterns",
+        help="photos, folders of them, or patterns; may be repeated",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the masks")
     parser.add_argument(

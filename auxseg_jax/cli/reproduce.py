@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         dest="source",
         metavar="MANIFEST",
-        help="manifest.json in the workdir of the run",
+        help="manifest.json of the run, or its workdir",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the new run")
     parser.add_argument(

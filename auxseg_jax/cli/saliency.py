@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument(
         "--photos",
+        action="extend",
         nargs="+",
-        default=["JPEGImages"],
         metavar="FOLDER",
         help="folders under DIR (JPEGImages); train2014 val2014 for COCO",
     )
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from auxseg_jax.errors import UserError
 
     root = epath.Path(arguments.root).expanduser()
-    folders = [root / folder for folder in arguments.photos]
+    folders = [root / folder for folder in arguments.photos or ["JPEGImages"]]
     for folder in folders:
         if not folder.is_dir():
             is_flat = voc_folder.is_flat(root)

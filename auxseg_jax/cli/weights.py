@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts, and prints the report."""
-    from auxseg_jax.weights.convert import convert
+    from etils import epath
 
-    print(convert(arguments.source, arguments.target))
+    from auxseg_jax.weights import convert
+
+    print(convert.convert(arguments.source, arguments.target))
+    for name in (convert.PARAMS, convert.STATE_DICT):
+        path = epath.Path(arguments.target) / name
+        print(path if path.exists() else f"no {name}: nothing here has a name in PyTorch's weights")

@@ -1,11 +1,12 @@
 """Finds configs by name and loads them: `load_config("voc:official", seed=1)`."""
 
 import contextlib
+import difflib
 import importlib.util
 import inspect
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -41,8 +42,10 @@ def find(name: str) -> tuple[pathlib.Path, str]:
         packaged = pathlib.Path(folder) / f"{file}.py"
         if file in names() and packaged.is_file():
             return packaged, words
+    near = difflib.get_close_matches(file, names(), n=1)
+    advice = f" (did you mean {near[0]}?)" if near else ""
     raise UserError(
-        f"{name}: there is no such file, and no such config; there are {', '.join(names())}"
+        f"{name}: there is no such file, and no such config{advice}; there are {', '.join(names())}"
     )
 
 
@@ -90,16 +93,33 @@ def _module(path: pathlib.Path) -> types.ModuleType:
     return module
 
 
+def check_field(config: ml_collections.ConfigDict, name: str) -> None:
+    """Raises UserError, with the nearest name, unless the config has the field or section."""
+    known = list(_dotted(config))
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    advice = f"; did you mean {near[0]}?" if near else ""
+    if name in declared.RENAMED:
+        advice = f"; it is {declared.RENAMED[name]} now"
+    raise UserError(f"the config has no such field: {name}{advice}")
+
+
+def _dotted(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name in config:
+        yield prefix + name
+        if isinstance(config[name], ml_collections.ConfigDict):
+            yield from _dotted(config[name], f"{prefix}{name}.")
+
+
 def override(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
     """Sets fields of a config; keys are names or dotted paths, values may be nested."""
     for key, value in changes.items():
+        check_field(config, key)
         *sections, field = key.split(".")
         target = config
         for part in sections:
-            target = target.get(part) if isinstance(target, ml_collections.ConfigDict) else None
-        if not isinstance(target, ml_collections.ConfigDict) or field not in target:
-            advice = f"; it is {declared.RENAMED[key]} now" if key in declared.RENAMED else ""
-            raise UserError(f"the config has no such field: {key}{advice}")
+            target = target[part]
         if isinstance(value, Mapping) and isinstance(target[field], ml_collections.ConfigDict):
             override(target[field], value)
             continue

@@ -52,9 +52,13 @@ def lay_out(
     root = epath.Path(root)
     with collect(root):
         photos = _photos(root)
+        files = photo_names.file_names(root / "JPEGImages")
+        others = sorted(filter(photo_names.is_other_picture, files))
         if photos:
             for name in sorted(set(labels) - photos):
-                fault(f"{name}: has labels, but there is no photo JPEGImages/{name}.jpg")
+                found = [other for other in others if name in (other, other.rpartition(".")[0])]
+                advice = f"; {found[0]} is of another format: convert it" if found else ""
+                fault(f"{name}: has labels, but there is no photo JPEGImages/{name}.jpg{advice}")
         named = label_tables.class_names(labels, classes)
         if classes is None:
             every = {label for value in named.values() for label in value}

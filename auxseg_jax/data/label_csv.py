@@ -35,8 +35,8 @@ def parse(text: str, name: str) -> dict[str, Row]:
     """Parses a table; reports faults.
 
     It has a header. Its first column holds the photos. Either the second one holds the names of
-    their classes, parted by ";" or "|", in one row of a photo or several; or every other column is
-    of one class, and holds 0 or 1 (or True and False).
+    their classes, parted by ";" or "|", or a row for each class of a photo; or every other column
+    is of one class, and holds 0 or 1 (or True and False).
 
     Args:
       text: the table.
@@ -69,6 +69,7 @@ def parse(text: str, name: str) -> dict[str, Row]:
     header, body = _label_column(header, body)
     is_wide = _check_kind(header, body)
     _check_header(header, is_wide)
+    is_listed = not is_wide and any(len(_parts(row[1])) > 1 for _, row in body)
     labels: dict[str, Row] = {}
     for number, row in body:
         where, photo = f"{name} line {number}", row[0]
@@ -79,6 +80,11 @@ def parse(text: str, name: str) -> dict[str, Row]:
                 fault(f"{where}: {photo} has a line already")
         else:
             present = _split(row[1], where)
+            if photo in labels and is_listed:
+                fault(
+                    f"{where}: {photo} has a line already; write all classes of a photo in one "
+                    "line, or one class in each"
+                )
         before = labels[photo][1] if photo in labels else []
         labels[photo] = where, [*dict.fromkeys([*before, *present])]
     return labels
@@ -181,4 +187,8 @@ def _split(cell: str, where: str) -> list[str]:
             f"{where}: {cell!r} may be one class or several; part classes by ';' or '|', and leave "
             "commas out of names"
         )
+    return _parts(cell)
+
+
+def _parts(cell: str) -> list[str]:
     return [part.strip() for part in re.split(r"[;|,]", cell) if part.strip()]

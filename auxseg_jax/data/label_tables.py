@@ -180,12 +180,8 @@ def _read_txt(path: epath.Path) -> Labels:
         [field.strip() for field in line.split("\t")] if has_tabs else line.split()
         for _, line in lines
     ]
-    words = {field for row in rows for field in row[1:]}
     for (number, _), (name, *present) in zip(lines, rows, strict=True):
         where = f"{path.name} line {number}"
-        for field in present:
-            if len(field.split()) > 1 and words >= set(field.split()):
-                fault(f"{where}: {field!r} may be one class or several; part classes by tabs alone")
         if name in labels:
             fault(f"{where}: {name} has a line already")
         labels[name] = where, present

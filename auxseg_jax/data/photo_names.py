@@ -9,11 +9,17 @@ from etils import epath
 from auxseg_jax.errors import UserError, fault
 
 _PHOTO_ENDING = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
+_OTHER_ENDING = re.compile(r"\.(webp|bmp|tiff?|gif|heic|heif|avif|jfif)$", re.IGNORECASE)
 
 
 def is_photo(name: str) -> bool:
     """Returns whether a file's name ends as a photo's does."""
     return _PHOTO_ENDING.search(name) is not None
+
+
+def is_other_picture(name: str) -> bool:
+    """Returns whether a file's name ends as a picture's does that is no photo here."""
+    return _OTHER_ENDING.search(name) is not None
 
 
 def photo_id(name: str) -> str:

