@@ -178,6 +178,13 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "float32.",
             one_of(*PRECISIONS),
         ),
+        "mask_padding": Field(
+            True,
+            "Hides the padding of a training crop from the network, as at test: the convolutions "
+            "see 0, and the pool and the affinities leave it out. Off: the network sees it as grey "
+            "photo, and only the losses leave it out.",
+            before=False,
+        ),
     },
     "pretrained": {
         "imagenet": Field(
@@ -265,6 +272,12 @@ SECTIONS: dict[str, dict[str, Field]] = {
             SHARE,
         ),
         "frozen": Field((), "Patterns of the parameters that do not train.", PATTERNS),
+        "ema": Field(
+            0.0,
+            "Decay of a moving average of the parameters, with which a phase ends instead of the "
+            "last ones. Until 1 / (1 - decay) steps are done it is their mean. 0: off.",
+            BELOW_1,
+        ),
     },
     "classifier": _phase(15),
     "stages": {
@@ -402,6 +415,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "predict.windows": False,
         "crf.saliency.iterations": 1,
         "model.head_conv": False,
+        "model.mask_padding": False,
         "augment.scale": (1.0, 1.0),
     },
 }

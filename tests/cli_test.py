@@ -116,6 +116,8 @@ def test_several_inputs_in_every_spelling(monkeypatch, capsys):
     for spelling in (["--input=a", "b", "--input=c=d"], ["--input", "a", "b", "c=d"]):
         cli.main(["predict", "--workdir=w", *spelling, "--output=o"])
     assert given == [["a", "b", "c=d"]] * 2
+    cli.main(["predict", "--workdir=w", "--input=-a", "--input=b", "--output=o"])
+    assert given[2:] == [["-a", "b"]]
 
 
 def test_the_plan_is_printed(capsys):

@@ -182,6 +182,11 @@ def test_every_config_starts(name, tmp_path):
             True,
             "affinity.scale=True is of the dot product: set affinity.cosine=0",
         ),
+        (
+            "augment.padding_is_background",
+            True,
+            "counts in the losses what the network does not see: set model.mask_padding=False",
+        ),
         ("affinity.refine", "all", "affinity.refine='all' is not one of none, seg, both"),
         ("affinity.heads", 3, "affinity.heads=3 does not divide model.channels"),
         ("model.dilations", (1, 2), "model.dilations needs 3 rates"),
@@ -225,6 +230,7 @@ def test_a_config_of_an_older_version_gets_the_defaults(tmp_path):
     assert not older.predict.windows and "predict.windows" in added
     assert not older.affinity.cosine and not older.affinity.whiten
     assert (older.walk.steps, older.walk.restart) == (1, 0.5)
+    assert not older.model.mask_padding
     assert checked(config).predict.windows
     path = tmp_path / "old.py"
     path.write_text(
@@ -345,11 +351,15 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
             {},
             "no such file, and no such config; there are coco, demo, msrc, photos, tiny, voc",
         ),
+        ("msrk", {}, r"no such config \(did you mean msrc\?\); there are coco"),
         ("tiny:quick", {}, "tiny.py takes no words after its name"),
         (str(REPOSITORY / "README.md"), {}, "is no config: a config is a Python file"),
         (str(tmp_path / "dict.py"), {}, "get_config returns dict, not a ConfigDict"),
         (str(tmp_path / "none.py"), {}, "it has no function get_config"),
         ("tiny", {"stages.epoch": 1}, "the config has no such field: stages.epoch"),
+        ("tiny", {"stages": {"epoch": 1}}, "such field: stages.epoch; did you mean stages.epochs"),
+        ("tiny", {"model": {"dtype": "float32"}}, "such field: model.dtype; it is model.precision"),
+        ("tiny", {"data.saliency": "none"}, "no such field: data.saliency$"),
         ("tiny", {"stage": {"epochs": 1}}, "the config has no such field: stage"),
         ("tiny", {"seed": "x"}, "seed='x': "),
     ):

@@ -53,6 +53,21 @@ def test_frozen_batch_norm(rng):
     )
 
 
+@pytest.mark.parametrize(("pixels", "cells"), [(16, 4), (17, 5), (10, 4)])
+@pytest.mark.parametrize("begin", [0, 1, 3, 5])
+def test_a_cell_with_any_photo_is_inside(pixels, cells, begin):
+    inside = np.zeros((1, pixels, 3), bool)
+    inside[:, begin : begin + 7] = True
+    found = layers.cells_inside(jnp.asarray(inside), (cells, 3))[0, :, 0]
+    starts = [k * pixels // cells for k in range(cells)]
+    ends = [-(-(k + 1) * pixels // cells) for k in range(cells)]
+    wanted = [inside[0, a:b, 0].any() for a, b in zip(starts, ends, strict=True)]
+    assert found.tolist() == wanted
+    if not begin:  # As at test.
+        nearest = layers.resize_nearest(jnp.asarray(inside), (cells, 3))[0, :, 0]
+        assert found.tolist() == nearest.tolist()
+
+
 def test_resize_nearest_takes_the_first_pixel_of_a_cell():
     mask = np.arange(10) < 5
     np.testing.assert_array_equal(

@@ -186,6 +186,26 @@ def test_adamw_with_layer_decay(rng):
         np.testing.assert_allclose(value, expected[name], rtol=2e-4, atol=1e-5, err_msg=name)
 
 
+def test_moving_average(rng):
+    """The plain mean of the first 1 / (1 - 0.75) = 4 steps, then their moving average."""
+    params = {"seg_head": {"kernel": jnp.ones(3)}, "bn": {"bn": {"scale": jnp.full(1, 0.1)}}}
+    transform = optimizer.make_optimizer(params, 9, optimizer.Options(**RECIPE, ema=0.75))
+    state, history = transform.init(params), []
+    for _ in range(6):
+        gradients = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+        updates, state = transform.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(np.asarray(params["seg_head"]["kernel"], np.float64))
+    wanted = np.mean(history[:4], axis=0)
+    for value in history[4:]:
+        wanted = 0.75 * wanted + 0.25 * value
+    final = optimizer.final_params(params, state)
+    np.testing.assert_allclose(final["seg_head"]["kernel"], wanted, rtol=1e-5)
+    assert final["bn"]["bn"]["scale"] == params["bn"]["bn"]["scale"]  # frozen, to the bit
+    plain = optimizer.make_optimizer(params, 9, optimizer.Options(**RECIPE))
+    assert optimizer.final_params(params, plain.init(params)) is params
+
+
 def test_optimisers_that_there_are_not():
     params = {"seg_head": {"kernel": np.zeros(1)}, "bn": {"bn": {"scale": np.zeros(1)}}}
     with pytest.raises(ValueError, match=r"optimizer\.name='adam' is not one of sgd, adamw"):

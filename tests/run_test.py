@@ -6,10 +6,13 @@ import signal
 
 import jax
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 from conftest import launch, tiny_config, wait_for
 
 import auxseg_jax
+from auxseg_jax import trees
 from auxseg_jax.config.loading import load_config
 from auxseg_jax.data import dataset, shapes
 from auxseg_jax.errors import UserError
@@ -268,6 +271,24 @@ def test_the_loop_runs_with_every_kind_of_affinity_from_one_classifier(finished,
         shutil.copytree(finished[0] / phase, tmp_path / "run" / phase)
     results = train(config, tmp_path / "run")
     assert len(results.pseudo) == 2 and results.final.score.val_miou >= 0
+
+
+@pytest.mark.slow
+def test_a_phase_ends_with_the_moving_average(finished, tmp_path):
+    config = tiny_config(finished[0].parent, stages__count=1, stages__epochs=1)
+    config.optimizer.ema = 0.9
+    for phase in ("classifier", "cam"):
+        shutil.copytree(finished[0] / phase, tmp_path / "run" / phase)
+    train(config, tmp_path / "run")
+    stage = tmp_path / "run/stage_00"
+    with ocp.StandardCheckpointer() as checkpointer:
+        (last,) = stage.glob("checkpoints/[0-9]*")
+        state = checkpointer.restore(last / "default")
+        found = trees.flatten(checkpointer.restore(stage / "params"))
+    for name, value in trees.flatten(optax.tree.get(state["opt_state"], "average")).items():
+        np.testing.assert_array_equal(found[name], value)
+    name = "seg_head/predict/kernel"
+    assert not np.array_equal(found[name], trees.flatten(state["params"])[name])
 
 
 def test_the_sweep_of_the_cams_and_the_networks_own_saliency(finished):

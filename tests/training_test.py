@@ -39,6 +39,7 @@ OPTIONS = {
     "heads": ("seg_.*",),
     "head_multiplier": 2.0,
     "frozen": ("backbone/conv_0/.*",),
+    "ema": 0.6,
 }
 STEPS = 4
 
@@ -60,22 +61,32 @@ def batches(start):
     return (batch_of(i) for i in range(start, 100))
 
 
-def setup(
-    mesh=(1, 1, 1), precision="highest", accumulate=1, dropout=0.3, weights=WEIGHTS, **options
-):
-    mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, mesh, strict=True)))
+def network_of(precision, dropout, mask_padding):
     model = {
         "backbone": {"name": "tiny", "output_stride": 4, "width": 16},
         "channels": 8,
         "dilations": (1, 2, 3),
         "head_conv": True,
+        "dropout": dropout,
+        "precision": precision,
+        "mask_padding": mask_padding,
     }
-    network = auxsegnet.build(
-        num_classes=3,
-        model=model | {"dropout": dropout, "precision": precision},
-        affinity=AFFINITY,
-        tasks={"cls": True, "sal": True},
+    return auxsegnet.build(
+        num_classes=3, model=model, affinity=AFFINITY, tasks={"cls": True, "sal": True}
     )
+
+
+def setup(
+    mesh=(1, 1, 1),
+    precision="highest",
+    accumulate=1,
+    dropout=0.3,
+    mask_padding=True,
+    weights=WEIGHTS,
+    **options,
+):
+    mesh = mesh_lib.make_mesh(**dict(zip(mesh_lib.AXES, mesh, strict=True)))
+    network = network_of(precision, dropout, mask_padding)
     params = step.make_init(network, (16, 16), mesh)(jax.random.key(0))
     settings = OPTIONS | options
     transform = optimizer.make_optimizer(params, STEPS, optimizer.Options(**settings))
@@ -100,10 +111,9 @@ def assert_same_training(one, other):
             np.testing.assert_allclose(
                 a[key], b[key], rtol=1e-4, atol=1e-5
             )  # the order of float32 sums differs
-    for (name, a), b in zip(
-        trees.flatten(one[0].params).items(), trees.flatten(other[0].params).values(), strict=True
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=name)
+    for of in (lambda state: state.params, lambda state: state.opt_state):
+        for a, b in zip(jax.tree.leaves(of(one[0])), jax.tree.leaves(of(other[0])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
@@ -200,6 +210,25 @@ def test_every_loss_is_there_and_falls():
         state, metrics = function(state, mesh_lib.put_batch(batch_of(0), mesh))
         first = first if first is not None else float(metrics["loss"])
     assert float(metrics["loss"]) < first
+
+
+@pytest.mark.parametrize("mask_padding", [False, True])
+def test_padding_of_a_crop(mask_padding):
+    """It is no part of the photo, as at test, or it is grey photo."""
+    options = {"dropout": 0.0, "mask_padding": mask_padding}
+    mesh, function, state, params = setup(**options)
+    network = network_of("highest", **options)
+    batch = batch_of(0)
+    top, left, bottom, right = batch["window"][0]
+    inside = np.zeros(batch["image"].shape[:3], bool)
+    inside[:, top:bottom, left:right] = True
+    image = auxsegnet.normalize(network, batch["image"], inside)
+    seen = inside if mask_padding else None
+    outputs = network.apply({"params": params}, image, inside=seen)
+    wanted = losses.stage_losses(outputs, batch, losses.counts(batch))
+    found = function(state, mesh_lib.put_batch(batch, mesh))[1]
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_frozen_parameters_stay_and_the_others_move():

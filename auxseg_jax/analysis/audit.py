@@ -54,7 +54,7 @@ def examine(folder: Workdir) -> Iterator[Finding]:
     lines = journal.read(folder.oracle)
     data = journal.open_data(folder, config)
     yield _supervision(config)
-    yield _finished(folder, phases)
+    yield _finished(folder)
     yield _plan(config, phases)
     yield _reads(config, phases, lines, folder)
     yield _labels(folder, phases, data)
@@ -74,12 +74,14 @@ def _supervision(config: ml_collections.ConfigDict) -> Finding:
     )
 
 
-def _finished(folder: Workdir, phases: list[Phase]) -> Finding:
-    name, done = "phases done", [p.name for p in phases if folder.done(p.name).exists()]
+def _finished(folder: Workdir) -> Finding:
+    name, done = "phases done", folder.finished_phases()
     if not folder.results.exists():
-        text = f"not finished: the last phase done is {done[-1]}" if done else "none"
-        return Finding(name, NOTE, text, "what follows is of the phases done; audit it again")
-    lost = sorted(set(storage.read_json(folder.results).get("seconds", {})) - set(done))
+        text = f"not finished: {len(done)} phases are"
+        return Finding(name, NOTE, text, "what follows is of these; audit it again")
+    results = storage.read_json(folder.results)
+    recorded = results.get("seconds", {}) if isinstance(results, dict) else {}
+    lost = sorted(set(recorded) - set(done))
     if lost:
         text = f"{', '.join(lost)}: in {folder.results.name}, and not there"
         return Finding(name, FAIL, text, "somebody took it away, or the workdir is not whole")

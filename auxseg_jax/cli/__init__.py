@@ -38,7 +38,7 @@ COMMANDS = {
 """{command: (module of this room, summary)}."""
 
 _LISTS = ("--input=", "--photos=")
-"""Flags of several values, which argparse takes only without "=", so that `--input=a b` means a."""
+"""Flags of several values; of `--input=a b` argparse would take the first one alone."""
 
 _DEFAULT = "train"
 _RESUMED = ("train", "study", "reproduce")
@@ -81,8 +81,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _with_lists(arguments: Sequence[str]) -> list[str]:
     """Returns the arguments with --input a b where there is --input=a b."""
-    parts = [text.split("=", 1) if text.startswith(_LISTS) else [text] for text in arguments]
-    return [part for group in parts for part in group]
+    result: list[str] = []
+    for text in arguments:
+        name, _, value = text.partition("=")
+        # A value that begins with "-" would be taken for a flag.
+        is_list = text.startswith(_LISTS) and not value.startswith("-")
+        result += [name, value] if is_list else [text]
+    return result
 
 
 def split_overrides(extra: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -30,6 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     from auxseg_jax.weights import convert
 
     print(convert.convert(arguments.source, arguments.target))
-    for name in (convert.PARAMS, convert.STATE_DICT):
-        path = epath.Path(arguments.target) / name
-        print(path if path.exists() else f"no {name}: nothing here has a name in PyTorch's weights")
+    target = epath.Path(arguments.target)
+    print(target / convert.PARAMS)
+    if (target / convert.STATE_DICT).exists():
+        print(target / convert.STATE_DICT)
+    else:
+        print(f"no {convert.STATE_DICT}: nothing here has a name in PyTorch's weights")

@@ -98,7 +98,12 @@ def check_field(config: ml_collections.ConfigDict, name: str) -> None:
     known = list(_dotted(config))
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1)
+    section, _, field = name.rpartition(".")
+    if section in known:  # Only a field of it can be meant.
+        fields = {n.rpartition(".")[2]: n for n in known if n.rpartition(".")[0] == section}
+        near = [fields[n] for n in difflib.get_close_matches(field, fields, n=1)]
+    else:
+        near = difflib.get_close_matches(name, known, n=1)
     advice = f"; did you mean {near[0]}?" if near else ""
     if name in declared.RENAMED:
         advice = f"; it is {declared.RENAMED[name]} now"
@@ -112,17 +117,27 @@ def _dotted(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str
             yield from _dotted(config[name], f"{prefix}{name}.")
 
 
+def _leaves(
+    config: ml_collections.ConfigDict, changes: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yields (dotted path, value) of nested changes; what is no section is a value."""
+    known = list(_dotted(config))
+    for key, value in changes.items():
+        is_section = any(name.startswith(f"{prefix}{key}.") for name in known)
+        if isinstance(value, Mapping) and is_section:
+            yield from _leaves(config, value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
 def override(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
     """Sets fields of a config; keys are names or dotted paths, values may be nested."""
-    for key, value in changes.items():
+    for key, value in _leaves(config, changes):
         check_field(config, key)
         *sections, field = key.split(".")
         target = config
         for part in sections:
             target = target[part]
-        if isinstance(value, Mapping) and isinstance(target[field], ml_collections.ConfigDict):
-            override(target[field], value)
-            continue
         try:
             target[field] = value
         except (TypeError, ValueError) as error:

@@ -87,6 +87,11 @@ def _check_agreement(config: ml_collections.ConfigDict) -> None:
             "model.dilations needs 3 rates (two of the branch, one of the head), "
             f"got {config.model.dilations}"
         )
+    if config.model.mask_padding and config.augment.padding_is_background:
+        fault(
+            "augment.padding_is_background=True counts in the losses what the network does not "
+            "see: set model.mask_padding=False, or augment.padding_is_background=False"
+        )
     affinity, channels = config.affinity, config.model.channels
     if affinity.refine != "none" and not (affinity.pairwise or affinity.unary):
         fault(

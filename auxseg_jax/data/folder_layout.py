@@ -174,7 +174,9 @@ def _photos(root: epath.Path) -> set[str]:
     folder = root / "JPEGImages"
     files = photo_names.files_by_id(folder, photo_names.is_photo)
     if not files:
-        advice = f"; {voc_folder.move_advice(root)}" if voc_folder.is_flat(root) else ""
+        others = sorted(filter(photo_names.is_other_picture, photo_names.file_names(folder)))
+        advice = f"; {others[0]} is of another format: convert it" if others else ""
+        advice = f"; {voc_folder.move_advice(root)}" if voc_folder.is_flat(root) else advice
         fault(f"there is no photo in {folder}{advice}")
     for name in files:
         photo_names.one_file(files, name, folder)

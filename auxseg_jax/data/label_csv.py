@@ -69,7 +69,7 @@ def parse(text: str, name: str) -> dict[str, Row]:
     header, body = _label_column(header, body)
     is_wide = _check_kind(header, body)
     _check_header(header, is_wide)
-    is_listed = not is_wide and any(len(_parts(row[1])) > 1 for _, row in body)
+    several = [] if is_wide else [n for n, row in body if len(_parts(row[1])) > 1]
     labels: dict[str, Row] = {}
     for number, row in body:
         where, photo = f"{name} line {number}", row[0]
@@ -80,10 +80,10 @@ def parse(text: str, name: str) -> dict[str, Row]:
                 fault(f"{where}: {photo} has a line already")
         else:
             present = _split(row[1], where)
-            if photo in labels and is_listed:
+            if several and photo in labels and list(labels[photo][1]) != present:
                 fault(
                     f"{where}: {photo} has a line already; write all classes of a photo in one "
-                    "line, or one class in each"
+                    f"line, as line {several[0]} does, or one class in each"
                 )
         before = labels[photo][1] if photo in labels else []
         labels[photo] = where, [*dict.fromkeys([*before, *present])]

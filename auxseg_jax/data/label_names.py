@@ -40,9 +40,9 @@ def check(labels: Mapping[str, tuple[str, Sequence[str]]], are_listed: bool) -> 
             fault(f"{where}: {photo} has {name!r}; write names, parted by ';', without brackets")
         elif len(name.split()) > 1 and set(name.split()) <= set(first):
             fault(
-                f"{where}: {name!r} may be one class or several, for its words are classes; part "
-                "classes by ';' in a .csv, by tabs in a .txt (if it is one, list the classes: "
-                "--classes)"
+                f"{where}: {name!r} may be one class or several, for its words are classes; if "
+                "several, part them (by ';' in a .csv, by tabs in a .txt); if one, list the "
+                "classes: --classes"
             )
         elif re.fullmatch(r"[+-]?\d+(\.\d*)?", name):
             fault(f"{where}: {photo} has the class {name!r}; write the names of classes")

@@ -2,8 +2,8 @@
 
 image_labels.txt     "<id> <class> <class> ..." a line; an id alone has no class. Parted by tabs if
                      there is one in the file, else by blanks
-NAME.csv, NAME.tsv   a header, then "id,classes" with classes parted by ";" or "|", in one row or
-                     several; or a column of 0/1 for each class; see `data.label_csv`
+NAME.csv, NAME.tsv   a header, then "id,classes" with classes parted by ";" or "|", or a row for
+                     each class of a photo; or a column of 0/1 for each class; see `data.label_csv`
 NAME.json            {"<id>": ["<class>", ...]}, or an annotation file of COCO (instances_*.json)
 NAME.npy             cls_labels.npy of the field's repositories: a pickled dict of multi-hot
                      vectors, of which nothing is run; ids as text or as numbers

@@ -58,7 +58,7 @@ class TaskAffinity(nn.Module):
     ) -> tuple[Float[Array, "B h w D"], list[Pairwise], Float[Array, "B N"] | None]:
         """Returns E', A of each head (rows sum to 1), and u (sums to 1) or None.
 
-        Positions that are False in `inside` (padding of a bucket) are no keys of the softmaxes.
+        Positions that are False in `inside` (padding) are no keys of the softmaxes.
         """
         if not (self.pairwise or self.unary):
             return features, [], None

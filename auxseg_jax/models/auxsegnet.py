@@ -28,7 +28,7 @@ from auxseg_jax.models.affinity import TaskAffinity, refine
 from auxseg_jax.models.backbone import Attention
 from auxseg_jax.models.branches import TaskBranch, TaskHead
 from auxseg_jax.models.fusion import CrossTaskFusion, fuse
-from auxseg_jax.models.layers import resize_nearest
+from auxseg_jax.models.layers import cells_inside
 from auxseg_jax.models.pairwise import Pairwise, combine, rows_per_block
 
 REFINED_TASKS = {"none": (), "seg": ("seg",), "both": ("seg", "sal")}
@@ -57,6 +57,8 @@ class AuxSegNet(nn.Module):
       precision: one of `precision.PRECISIONS`, for the convolutions. Affinities and what they
         refine are exact. It takes parameters of the type that belongs to it: see `cast`. Outputs
         are float32.
+      mask_padding: whether `inside` counts in training, too. The papers' networks are trained as if
+        the padding of a crop were photo.
     """
 
     num_classes: int
@@ -68,6 +70,7 @@ class AuxSegNet(nn.Module):
     affinity: Any
     tasks: Any
     precision: str = "tensorfloat32"
+    mask_padding: bool = False
 
     def cast(self, params: dict) -> dict:
         """Casts parameters to the type of the convolutions.
@@ -107,10 +110,10 @@ class AuxSegNet(nn.Module):
         Args:
           image: normalised for the backbone.
           train: dropout on; needs the rng "dropout".
-          inside: which pixels are photo and not padding of a bucket. Padding is zero to every
-            convolution, and left out of the pool and of the affinities' keys. A photo gives the
-            same outputs in every bucket of the grid (see `grid`), but for `cross_task`, whose 3x3
-            convolution sees rows of the N x N plane side by side.
+          inside: which pixels are photo and not padding, of a bucket or of a crop. Padding is zero
+            to every convolution, and left out of the pool and of the affinities' keys. A photo
+            gives the same outputs in every bucket of the grid (see `grid`), but for `cross_task`,
+            whose 3x3 convolution sees rows of the N x N plane side by side.
           dense: False stops after the classification branch (its training, its CAMs).
 
         Returns:
@@ -123,11 +126,13 @@ class AuxSegNet(nn.Module):
         fields = dict(self.backbone)
         record = backbones.find(fields.pop("name"))
         outputs: dict[str, Any] = {}
+        if train and not self.mask_padding:
+            inside = None
         with precision_lib.convolutions(self.precision):
             backbone = record.module(**fields, name="backbone")
             features, attention = backbone(self._cast_array(image), inside, train)
             if inside is not None:
-                inside = resize_nearest(inside, features.shape[1:3])
+                inside = cells_inside(inside, features.shape[1:3])
             if self.tasks["cls"]:
                 outputs |= self._classify(features, train, inside)
         if not dense:

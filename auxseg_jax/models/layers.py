@@ -38,14 +38,27 @@ def resize_nearest(mask: Shaped[Array, "B H W"], size: tuple[int, int]) -> Shape
     return mask[:, rows][:, :, columns]
 
 
+def cells_inside(inside: Bool[Array, "B H W"], size: tuple[int, int]) -> Bool[Array, "B h w"]:
+    """Returns which of h x w cells hold photo, if only in part, as at its edges.
+
+    A photo of a bucket begins with a cell. One that is smaller than its training crop may begin and
+    end within one.
+    """
+    for axis, count in enumerate(size, 1):
+        cells, pixels = jnp.arange(count), inside.shape[axis]
+        first, last = cells * pixels // count, ((cells + 1) * pixels - 1) // count
+        inside = jnp.take(inside, first, axis) | jnp.take(inside, last, axis)
+    return inside
+
+
 def zero_outside(
     x: Float[Array, "B h w C"], inside: Bool[Array, "B H W"] | None
 ) -> Float[Array, "B h w C"]:
     """Sets x to 0 where the photo is not.
 
-    To a convolution, padding of a bucket is then zero padding.
+    To a convolution, padding of a bucket or of a crop is then zero padding.
     """
-    return x if inside is None else x * resize_nearest(inside, x.shape[1:3])[..., None]
+    return x if inside is None else x * cells_inside(inside, x.shape[1:3])[..., None]
 
 
 def strides_or_dilations(

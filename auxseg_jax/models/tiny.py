@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from auxseg_jax.arrays import Array
 from auxseg_jax.config.field import Field, at_least, one_of
 from auxseg_jax.models.backbone import Backbone, BackboneOutput
-from auxseg_jax.models.layers import resize_nearest, zero_outside
+from auxseg_jax.models.layers import cells_inside, zero_outside
 
 
 class Tiny(nn.Module):
@@ -40,8 +40,8 @@ class Tiny(nn.Module):
             x = convolution(zero_outside(x, inside))
             counted = None
             if inside is not None:
-                rows = resize_nearest(inside, x.shape[1:3])
-                counted = jnp.broadcast_to(rows[..., None], x.shape)
+                cells = cells_inside(inside, x.shape[1:3])
+                counted = jnp.broadcast_to(cells[..., None], x.shape)
             x = nn.relu(nn.GroupNorm(num_groups=8, name=f"norm_{i}")(x, mask=counted))
         return BackboneOutput(x)
 

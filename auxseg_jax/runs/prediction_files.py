@@ -11,7 +11,6 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.data import photo_names
-from auxseg_jax.data.photo_names import is_photo
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import storage
 from auxseg_jax.files.terminal import say
@@ -153,7 +152,7 @@ def _matches(name: str) -> list[str]:
         if others := sorted(filter(photo_names.is_other_picture, entries)):
             shown = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
             say(f"{name}: left out, being neither .jpg, .jpeg nor .png: {shown}")
-        return [os.path.join(name, entry) for entry in entries if is_photo(entry)]
+        return [os.path.join(name, entry) for entry in entries if photo_names.is_photo(entry)]
     if os.path.exists(name):
         return [name]
     # Folders that are there are no patterns, and the endings of photos count in any case.
@@ -162,7 +161,7 @@ def _matches(name: str) -> list[str]:
         literal, part = os.path.split(literal)
         rest = os.path.join(part, rest)
     stem, ending = os.path.splitext(rest)
-    if is_photo(rest):
+    if photo_names.is_photo(rest):
         ending = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
     return glob.glob(os.path.join(glob.escape(literal), stem + ending), recursive=True)
 

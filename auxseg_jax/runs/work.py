@@ -27,7 +27,7 @@ from auxseg_jax.pixel_labels import BACKGROUND, IGNORE
 from auxseg_jax.runs import build, explained, forecast, kept_cams, readers
 from auxseg_jax.runs.context import Context
 from auxseg_jax.runs.phase import Phase
-from auxseg_jax.training import checkpoint, loop, step
+from auxseg_jax.training import checkpoint, loop, optimizer, step
 
 WRITTEN = "written.json"
 """Beside pseudo labels and kept CAMs: the digest of the files, as they were written."""
@@ -106,7 +106,8 @@ def _fit(
         lr=build.rates(config, section, context.steps(section)),
         **config.log,
     )
-    return loop.fit(schedule, state, train_step, batches, context.writer, mesh).params
+    state = loop.fit(schedule, state, train_step, batches, context.writer, mesh)
+    return optimizer.final_params(state.params, state.opt_state)
 
 
 def make_initial_labels(context: Context, phase: Phase) -> None:

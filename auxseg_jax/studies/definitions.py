@@ -90,6 +90,19 @@ STUDIES: dict[str, Study] = {
             "windows": {},
         },
     ),
+    "padding": Study(
+        "Should the padding of a crop be hidden from the network in training, as at test?",
+        {"seen": {"model.mask_padding": False}, "masked": {}},
+    ),
+    "averaging": Study(
+        "Do moving averages of the parameters help, with affinities and without?",
+        {
+            "none": _NONE,
+            "none_ema": {**_NONE, "optimizer.ema": 0.98},
+            "dual": {},
+            "dual_ema": {"optimizer.ema": 0.98},
+        },
+    ),
     "walk": Study(
         "How far should a CAM walk?",
         {

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,7 @@ class Options:
       head_multiplier: see `heads`.
       layer_decay: each layer of the backbone has this share of the rate of the layer above it.
       frozen: patterns of the parameters that do not train.
+      ema: decay of the moving average of the parameters, see `final_params`; 0: there is none.
       layers: patterns of the backbone's parameters from input to output.
     """
 
@@ -60,6 +62,7 @@ class Options:
     name: str = "sgd"
     second_momentum: float = 0.999
     layer_decay: float = 1.0
+    ema: float = 0.0
     layers: Sequence[str] = ()
 
 
@@ -90,10 +93,48 @@ def make_optimizer(params: dict, steps: int, options: Options) -> optax.Gradient
     for k in range(len(layers)):
         groups[f"layer_{k}"] = _group(options.layer_decay ** (len(layers) - k), steps, options)
     labels = _group_names(params, options.heads, options.frozen, layers)
-    by_group = optax.partition(groups, labels)
-    if not options.clip_norm:
-        return by_group
-    return optax.chain(optax.clip_by_global_norm(options.clip_norm), by_group)
+    parts = [optax.partition(groups, labels)]
+    if options.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(options.clip_norm))
+    if options.ema:
+        parts.append(_average(options.ema))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def final_params(params: dict, opt_state: optax.OptState) -> dict:
+    """Returns the parameters that a phase ends with.
+
+    They are the moving average, if the optimiser has one (EMA; arXiv 1703.01780 calls it the mean
+    teacher), else the last ones.
+
+    Args:
+      params: the last ones.
+      opt_state: state of an optimiser of `make_optimizer`.
+    """
+    return optax.tree.get(opt_state, "average", params)
+
+
+class _AverageState(NamedTuple):
+    step: jax.Array
+    average: dict
+
+
+def _average(decay: float) -> optax.GradientTransformation:
+    """Returns the transformation that leaves updates alone and averages the parameters after them.
+
+    Until 1 / (1 - decay) steps are done it is the plain mean, so where it began has no weight.
+    """
+
+    def update(updates, state, params):
+        share = jnp.maximum(1 / (state.step + 1), 1 - decay)
+        change = optax.tree.sub(optax.apply_updates(params, updates), state.average)
+        average = optax.tree.add_scale(state.average, share, change)
+        return updates, _AverageState(state.step + 1, average)
+
+    return optax.GradientTransformation(
+        lambda params: _AverageState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params)),
+        update,
+    )
 
 
 def rates(steps: int, options: Options, multiplier: float = 1.0) -> optax.Schedule:

@@ -136,14 +136,13 @@ def make_train_step(
     return compilation.jit(train_step, platform, out_shardings=(None, replicated), donate_argnums=0)
 
 
-def _normalized(network: nn.Module, batch: dict) -> jax.Array:
-    """Returns the crops of a batch normalised, 0 where they are padded."""
+def _inside(batch: dict) -> jax.Array:
+    """Returns where the crops of a batch are not padded, bool [B, S, S]."""
     rows, columns = (jnp.arange(n) for n in batch["image"].shape[1:3])
     top, left, bottom, right = batch["window"].T[..., None]
     in_rows = (rows >= top) & (rows < bottom)
     in_columns = (columns >= left) & (columns < right)
-    inside = in_rows[:, :, None] & in_columns[:, None, :]
-    return auxsegnet.normalize(network, batch["image"], inside)
+    return in_rows[:, :, None] & in_columns[:, None, :]
 
 
 def _gradients(
@@ -159,8 +158,9 @@ def _gradients(
         )
         variables = {"params": mesh_lib.gather(network.cast(params), mesh)}
         options = {"train": True, "dense": objective.dense, "rngs": {"dropout": key}}
-        image = _normalized(network, batch)
-        outputs = network.apply(variables, image, **options)
+        inside = _inside(batch)
+        image = auxsegnet.normalize(network, batch["image"], inside)
+        outputs = network.apply(variables, image, inside=inside, **options)
         losses = objective.loss(outputs, batch, counts)
         return losses_lib.total(losses, **objective.weights), losses
 

@@ -62,8 +62,8 @@ def convert(source: epath.PathLike, output: epath.PathLike) -> Report:
     (output / PARAMS).write_bytes(_pack(flat))
     if exported:
         (output / STATE_DICT).write_bytes(_pack(exported))
-    else:
-        (output / STATE_DICT).unlink(missing_ok=True)  # Of other weights.
+    else:  # One that is there already belongs to other weights.
+        (output / STATE_DICT).unlink(missing_ok=True)
     return report
 
 
