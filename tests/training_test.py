@@ -128,8 +128,8 @@ def test_every_mesh_trains_the_same(mesh, monkeypatch):
 def test_state_is_split_and_the_affinity_too(monkeypatch):
     """On data 1, fsdp 2, model 4.
 
-    Each device holds half of the kernels and of their momentum, and a quarter of the 36 rows of an
-    affinity.
+    Each device holds half of the kernels, of their momentum and of their average, and a quarter of
+    the 36 rows of an affinity.
     """
     monkeypatch.setattr(mesh_lib, "_LEAST_SPLIT_SIZE", 1)
     mesh, function, state, _ = setup((1, 2, 4))
@@ -138,7 +138,7 @@ def test_state_is_split_and_the_affinity_too(monkeypatch):
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
         if "seg_branch/conv_1/kernel" in jax.tree_util.keystr(path, simple=True, separator="/")
     }
-    assert len(kernels) == 2  # the parameter and its momentum
+    assert len(kernels) == 3  # the parameter, its momentum and its average
     batch = mesh_lib.put_batch(batch_of(0, side=24), mesh)
     after, _ = function(state, batch)
     for leaf in (*kernels.values(), after.params["seg_branch"]["conv_1"]["kernel"]):
