@@ -2,7 +2,7 @@
 
 auxseg train --config=demo --workdir=workdirs/demo
 
-Seen (2 CPU cores, 9.5 minutes): val mIoU 80.0, post-processed 87.5.
+Seen (2 CPU cores, 4 to 10 minutes): val mIoU 80.6, post-processed 88.1.
 """
 
 import ml_collections
