@@ -52,9 +52,8 @@ def lay_out(
     root = epath.Path(root)
     with collect(root):
         photos = _photos(root)
-        files = photo_names.file_names(root / "JPEGImages")
-        others = sorted(filter(photo_names.is_other_picture, files))
         if photos:
+            others = _other_pictures(root / "JPEGImages")
             for name in sorted(set(labels) - photos):
                 found = [other for other in others if name in (other, other.rpartition(".")[0])]
                 advice = f"; {found[0]} is of another format: convert it" if found else ""
@@ -174,7 +173,7 @@ def _photos(root: epath.Path) -> set[str]:
     folder = root / "JPEGImages"
     files = photo_names.files_by_id(folder, photo_names.is_photo)
     if not files:
-        others = sorted(filter(photo_names.is_other_picture, photo_names.file_names(folder)))
+        others = _other_pictures(folder)
         advice = f"; {others[0]} is of another format: convert it" if others else ""
         advice = f"; {voc_folder.move_advice(root)}" if voc_folder.is_flat(root) else advice
         fault(f"there is no photo in {folder}{advice}")
@@ -183,6 +182,10 @@ def _photos(root: epath.Path) -> set[str]:
         if photo_names.is_photo(name):
             fault(f"JPEGImages/{files[name][0]}: it ends twice as a photo does; rename it")
     return set(files)
+
+
+def _other_pictures(folder: epath.Path) -> list[str]:
+    return sorted(filter(photo_names.is_other_picture, photo_names.file_names(folder)))
 
 
 def _write_lists(root: epath.Path, lists: dict[str, list[str]], force: bool) -> dict[str, int]:
