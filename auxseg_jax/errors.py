@@ -2,8 +2,9 @@
 
 import contextlib
 import contextvars
+import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _SHOWN = 200
 """Lines that a message lists; the others are counted."""
@@ -100,3 +101,8 @@ def _listed(faults: Sequence[str]) -> list[str]:
             more = f" and {left} more" if left else ""
             lines.append(f"the same of {len(others)} others: {', '.join(names)}{more}")
     return lines
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns the known name that a misspelt one is most like, or "" if it is like none."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")

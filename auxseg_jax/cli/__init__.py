@@ -5,7 +5,6 @@ imports JAX only in `run`, so that help and mistakes answer at once.
 """
 
 import argparse
-import difflib
 import errno
 import importlib
 import os
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from auxseg_jax.cli import options
+from auxseg_jax.errors import UserError, nearest
 
 COMMANDS = {
     "train": ("train", "run the whole method, or go on with it (the default)"),
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     name = _DEFAULT if arguments[0].startswith("-") else arguments.pop(0)
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        advice = f" (did you mean {near[0]}?)" if near else ""
+        near = nearest(name, COMMANDS)
+        advice = f" (did you mean {near}?)" if near else ""
         listed = ", ".join(COMMANDS)
         options.end(f"error: there is no command {name!r}{advice}; there are {listed}", 2)
     command = importlib.import_module(f"auxseg_jax.cli.{COMMANDS[name][0]}")
@@ -113,8 +113,6 @@ def _run(name: str, command: Any, parsed: argparse.Namespace) -> None:
         _stop_message = f"stopped; the same command goes on from {parsed.workdir}"
     # Libraries that cannot finish what they write would fill the screen after an error of a run.
     at_once = name == _DEFAULT
-    from auxseg_jax.errors import UserError
-
     try:
         command.run(parsed)
     except UserError as error:

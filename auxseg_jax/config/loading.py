@@ -1,7 +1,6 @@
 """Finds configs by name and loads them: `load_config("voc:official", seed=1)`."""
 
 import contextlib
-import difflib
 import importlib.util
 import inspect
 import pathlib
@@ -13,7 +12,7 @@ import ml_collections
 
 from auxseg_jax import configs
 from auxseg_jax.config import declared
-from auxseg_jax.errors import UserError
+from auxseg_jax.errors import UserError, nearest
 
 _NO_CONFIGS = ("common", "fields", "__init__")
 
@@ -42,8 +41,8 @@ def find(name: str) -> tuple[pathlib.Path, str]:
         packaged = pathlib.Path(folder) / f"{file}.py"
         if file in names() and packaged.is_file():
             return packaged, words
-    near = difflib.get_close_matches(file, names(), n=1)
-    advice = f" (did you mean {near[0]}?)" if near else ""
+    near = nearest(file, names())
+    advice = f" (did you mean {near}?)" if near else ""
     raise UserError(
         f"{name}: there is no such file, and no such config{advice}; there are {', '.join(names())}"
     )
@@ -101,10 +100,10 @@ def check_field(config: ml_collections.ConfigDict, name: str) -> None:
     section, _, field = name.rpartition(".")
     if section in known:  # Only a field of it can be meant.
         fields = {n.rpartition(".")[2]: n for n in known if n.rpartition(".")[0] == section}
-        near = [fields[n] for n in difflib.get_close_matches(field, fields, n=1)]
+        near = fields.get(nearest(field, fields), "")
     else:
-        near = difflib.get_close_matches(name, known, n=1)
-    advice = f"; did you mean {near[0]}?" if near else ""
+        near = nearest(name, known)
+    advice = f"; did you mean {near}?" if near else ""
     if name in declared.RENAMED:
         advice = f"; it is {declared.RENAMED[name]} now"
     raise UserError(f"the config has no such field: {name}{advice}")

@@ -15,7 +15,6 @@ Everywhere a photo may be named by its id, or by its file, whose ending is left 
 
 import collections
 import csv
-import difflib
 import io
 import json
 import re
@@ -27,7 +26,7 @@ import numpy as np
 from etils import epath
 
 from auxseg_jax.data import label_csv, label_names, listing, photo_names
-from auxseg_jax.errors import UserError, fault
+from auxseg_jax.errors import UserError, fault, nearest
 from auxseg_jax.files import pickles, storage
 
 Labels = dict[str, tuple[str, Sequence[str] | np.ndarray]]
@@ -86,8 +85,8 @@ def vectors(labels: Labels, classes: Sequence[str]) -> dict[str, np.ndarray]:
             if label in index:
                 result[name][index[label]] = 1
             elif classes:
-                near = difflib.get_close_matches(label, index, n=1)
-                hint = f"; {near[0]!r}?" if near else ""
+                near = nearest(label, index)
+                hint = f"; {near!r}?" if near else ""
                 fault(
                     f"{where}: {name} has the class {label!r}, "
                     f"which classes.txt does not name{hint}"
