@@ -14,7 +14,7 @@ names.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 if TYPE_CHECKING:
     from auxseg_jax.api import (

@@ -323,10 +323,13 @@ SECTIONS: dict[str, dict[str, Field]] = {
             "forgets.",
             FRACTION,
         ),
-        "renormalize": Field(
-            True,
-            "Scale the CAM to maximum 1 again after the walk, so that `cam_threshold` keeps its "
-            "meaning.",
+        "rescale": Field(
+            "maximum",
+            "What is done to each class's CAM after its walk. `maximum`: it is scaled to maximum 1 "
+            "again, so that `cam_threshold` keeps its meaning, and objects grow with the walk; "
+            "`histogram`: it gets its values of before, so that they do not, and the walk only "
+            "decides where those are; `none`: nothing.",
+            one_of("none", "maximum", "histogram"),
         ),
         "saliency_weight": Field(
             0.0,
@@ -408,7 +411,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "label_update.scales": (1.0,),
         "label_update.flip": False,
         "label_update.classifier_weight": 0.0,
-        "label_update.renormalize": False,
+        "label_update.rescale": "none",
         "label_update.saliency_weight": 0.5,
         "label_update.windows": False,
         "post.windows": False,

@@ -230,7 +230,10 @@ def test_a_config_of_an_older_version_gets_the_defaults(tmp_path):
     assert not older.predict.windows and "predict.windows" in added
     assert not older.affinity.cosine and not older.affinity.whiten
     assert (older.walk.steps, older.walk.restart) == (1, 0.5)
-    assert not older.model.mask_padding
+    assert not older.model.mask_padding and older.label_update.rescale == "maximum"
+    for renormalize, rescale in ((True, "maximum"), (False, "none")):
+        content["label_update"] = {"renormalize": renormalize}
+        assert declared.complete(content)[0].label_update.rescale == rescale
     assert checked(config).predict.windows
     path = tmp_path / "old.py"
     path.write_text(

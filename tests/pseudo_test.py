@@ -106,6 +106,21 @@ def test_normalize_ranges(rng):
     np.testing.assert_allclose(found[1].max((0, 1)), 1, atol=2e-5)
 
 
+def test_match_histogram_keeps_the_order_of_one_map_and_the_values_of_the_other(rng):
+    maps, reference = rng.uniform(0, 1, (2, 3, 4, 5, 2)).astype(np.float32)
+    inside = np.ones((3, 4, 5), bool)
+    inside[0, 3:], inside[1, :, 1:], inside[2, 1:, 2:] = False, False, False
+    maps[0, ..., 1] = 0  # a class of which nothing is left
+    found = np.asarray(cam.match_histogram(maps, reference, inside))
+    assert (found[~inside] == 0).all()
+    for photo, label in np.ndindex(3, 2):
+        values, walked = reference[photo, ..., label], maps[photo, ..., label]
+        order = np.argsort(walked[inside[photo]], kind="stable")
+        expected = np.zeros(inside[photo].sum(), np.float32)
+        expected[order] = np.sort(values[inside[photo]])
+        np.testing.assert_array_equal(found[photo, ..., label][inside[photo]], expected)
+
+
 @pytest.mark.slow
 def test_multi_scale_sees_every_view_and_no_padding():
     image = np.zeros((1, 8, 12, 3), np.float32)
@@ -183,7 +198,7 @@ def updated(maps_given=True, iterations=0, **changes):
         "flip": False,
         "window": 0,
         "classifier_weight": 0.0,
-        "renormalize": False,
+        "rescale": "none",
         "saliency_weight": 0.5,
         "veto": 0.0,
     }
@@ -239,7 +254,7 @@ def test_without_saliency_maps_the_cam_is_one():
         [[255, 255], [0, 0]],
         [[170, 170], [0, 0]],
     )
-    assert updated(maps_given=False, saliency_weight=0.0, renormalize=True) == (
+    assert updated(maps_given=False, saliency_weight=0.0, rescale="maximum") == (
         [[1, 1], [0, 0]],
         [[255, 255], [0, 0]],
     )
@@ -284,15 +299,18 @@ def test_the_update_sharpens_the_mixed_saliency_by_the_photo(monkeypatch):
     assert {options.iterations for options in given} == {1}
 
 
-def test_the_update_renormalises_weighs_mixes_and_vetoes():
-    assert updated(renormalize=True)[0] == [[1, 1], [0, 0]]
-    assert updated(renormalize=True, saliency_weight=0.0)[1] == [[230, 230], [0, 0]]
-    assert updated(renormalize=True, saliency_weight=1.0)[0] == [[1, 1], [255, 0]]
-    assert updated(renormalize=True, veto=0.1)[0] == [[1, 255], [0, 0]]
+def test_the_update_rescales_weighs_mixes_and_vetoes():
+    assert updated(rescale="maximum")[0] == [[1, 1], [0, 0]]
+    assert updated(rescale="maximum", saliency_weight=0.0)[1] == [[230, 230], [0, 0]]
+    assert updated(rescale="maximum", saliency_weight=1.0)[0] == [[1, 1], [255, 0]]
+    assert updated(rescale="maximum", veto=0.1)[0] == [[1, 255], [0, 0]]
     # the mean of both CAMs walks to 1/2 (2/3, 2/3, 1, 1); scaled to 2/3, 2/3, 1, 1 it passes 0.7
     # below only
-    assert updated(classifier_weight=0.5, renormalize=True, saliency_weight=1.0)[0] == [
+    assert updated(classifier_weight=0.5, rescale="maximum", saliency_weight=1.0)[0] == [
         [255, 255],
         [1, 255],
     ]
     assert updated(classifier_weight=1.0, saliency_weight=1.0)[0] == [[255, 255], [1, 255]]
+    # with its own values, 1, 1/3, 1, 1, in the order of the walk: 1/3 is where the walk is lowest
+    found = updated(classifier_weight=0.5, rescale="histogram", saliency_weight=1.0)[0]
+    assert found == [[255, 1], [1, 255]]

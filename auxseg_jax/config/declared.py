@@ -10,7 +10,10 @@ from auxseg_jax.configs.fields import DATA_FIELDS, SECTIONS
 from auxseg_jax.errors import UserError
 from auxseg_jax.models import backbones
 
-RENAMED = {"model.dtype": "model.precision (float32 is tensorfloat32 there)"}
+RENAMED = {
+    "model.dtype": "model.precision (float32 is tensorfloat32 there)",
+    "label_update.renormalize": "label_update.rescale (True is maximum there, False is none)",
+}
 """{field of an older version: its name now}."""
 
 _BACKBONE_NAME = Field("", "Which backbone; see the table below.")
@@ -67,6 +70,10 @@ def complete(content: dict[str, Any]) -> tuple[ml_collections.ConfigDict, list[s
     if isinstance(model, dict) and "dtype" in model:  # Versions before 0.3.
         precision = "bfloat16" if model.pop("dtype") == "bfloat16" else "tensorfloat32"
         model.setdefault("precision", precision)
+    label_update = content.get("label_update", {})
+    if isinstance(label_update, dict) and "renormalize" in label_update:  # Versions before 0.8.
+        is_scaled = label_update.pop("renormalize")
+        label_update.setdefault("rescale", "maximum" if is_scaled else "none")
     added = add_defaults(content, as_before=True)
     return ml_collections.ConfigDict(content), added
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from auxseg_jax.arrays import Array
@@ -15,6 +16,31 @@ def normalize(cam: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
     """Returns relu(cam) / (spatial maximum + 1e-5) of each photo and class, in 0..1."""
     cam = jax.nn.relu(cam)
     return cam / (cam.max((1, 2), keepdims=True) + 1e-5)
+
+
+def match_histogram(
+    cam: Float[Array, "B h w C"],
+    reference: Float[Array, "B h w C"],
+    inside: Bool[Array, "B h w"],
+) -> Float[Array, "B h w C"]:
+    """Returns the values of `reference` in the order of `cam`, of each photo and class.
+
+    The position with the k-th largest value of `cam` gets the k-th largest of `reference`. So as
+    much of the photo as there lies above any threshold.
+
+    Args:
+      cam: 0 or above.
+      reference: 0 or above.
+      inside: positions that count. The others are 0.
+    """
+
+    def flatten(x: Array) -> Array:
+        return jnp.where(inside[..., None], x, -1).reshape(len(x), -1, x.shape[-1])
+
+    order = jnp.argsort(flatten(cam), axis=1)
+    values = jnp.sort(flatten(reference), axis=1)
+    matched = jnp.put_along_axis(values, order, values, axis=1, inplace=False)
+    return jax.nn.relu(matched).reshape(cam.shape)
 
 
 def multi_scale(

@@ -102,7 +102,9 @@ class UpdateOptions:
       classifier_weight: share of the first classifier's CAM in the one that walks; the rest is the
         stage's. A stage's classifier has seen each photo's label so often that its CAMs follow the
         labels' mistakes.
-      renormalize: the CAM is scaled to a maximum of 1 again before it is fused.
+      rescale: what is done to each class's CAM after its walk, before it is fused. "maximum": it is
+        scaled to a maximum of 1 again. "histogram": it gets the values that it had before, and the
+        walk only decides where they are (`cam.match_histogram`). "none": nothing.
       saliency_weight: w, the share of the network's saliency.
       veto: a label becomes 255 where the network's own segmentation, restricted to background and
         the classes of the photo's image label, gives it a probability below this; 0 turns that off.
@@ -112,7 +114,7 @@ class UpdateOptions:
     flip: bool
     window: int
     classifier_weight: float
-    renormalize: bool
+    rescale: str
     saliency_weight: float
     veto: float
 
@@ -139,7 +141,7 @@ def propagate(
 
     Returns:
       {"seg", "sal"} logits [B, h, w, _], the last if the network has that task; the CAM; and the
-      CAM after its walk, which is the CAM itself without an affinity.
+      CAM after its walk, rescaled. Without an affinity nothing walks.
     """
     variables = {"params": network.cast(params)}
     inside = batch["inside"]
@@ -160,10 +162,8 @@ def propagate(
         return found
 
     predictions = over_windows(see, image, inside, [cam], window=options.window, grid=grid)
-    walked = cam
-    if "walked" in predictions:
-        walked = predictions.pop("walked") * resize_nearest(inside, cells)[..., None]
-    return predictions, cam, walked
+    walked = predictions.pop("walked", cam)
+    return predictions, cam, _rescale(walked, cam, resize_nearest(inside, cells), options.rescale)
 
 
 def updated_labels(
@@ -191,7 +191,6 @@ def updated_labels(
     """
     size = batch["image"].shape[1:3]
     predictions, _, cam = propagate(params, batch)
-    cam = cam_lib.normalize(cam) if options.renormalize else cam
     cam = resize_bilinear(cam, size)
     saliency = _given_saliency(batch, cam)
     if "sal" in predictions:
@@ -209,6 +208,25 @@ def updated_labels(
         scores = jax.nn.softmax(logits, where=possible[:, None, None, :], axis=-1)
         labels = apply_veto(labels, scores, options.veto)
     return {"segmentation": labels, "saliency": _to_uint8(saliency)}
+
+
+def _rescale(
+    walked: Float[Array, "B h w C"],
+    cam: Float[Array, "B h w C"],
+    inside: Bool[Array, "B h w"],
+    how: str,
+) -> Float[Array, "B h w C"]:
+    """Makes thresholds mean for a CAM that has walked what they mean for one that has not.
+
+    A walk lowers the largest values and raises small ones. So, scaled to a maximum of 1 again, more
+    of the photo than before is above a threshold, and all the more the further it goes.
+    """
+    walked = walked * inside[..., None]
+    if how == "maximum":
+        return cam_lib.normalize(walked)
+    if how == "histogram":
+        return cam_lib.match_histogram(walked, cam_lib.normalize(cam), inside)
+    return walked
 
 
 def apply_veto(

@@ -104,7 +104,7 @@ STUDIES: dict[str, Study] = {
         },
     ),
     "walk": Study(
-        "How far should a CAM walk?",
+        "How far should a CAM walk, and how is it scaled then?",
         {
             "none": {"walk.steps": 0},
             "default": {},
@@ -113,6 +113,8 @@ STUDIES: dict[str, Study] = {
             "beta_2": {"walk.beta": 2.0},
             "restart": {"walk.restart": 0.5},
             "no_restart": {"walk.restart": 0.0},
+            "maximum": {"label_update.rescale": "maximum"},
+            "histogram": {"label_update.rescale": "histogram"},
         },
     ),
     "presets": Study(
