@@ -88,8 +88,8 @@ def test_a_journal_that_is_not_whole_is_found(run):
     storage.write_json(run.manifest, content)
     found = statuses(run)
     assert found["masks read"].status == found["pseudo labels"].status == NOTE
-    run.oracle.write_text("half a li")
-    with pytest.raises(UserError, match=r"oracle.jsonl is damaged"):
+    run.oracle.write_text(f"{lines[0]}\nhalf a li")
+    with pytest.raises(UserError, match=r"oracle.jsonl: line 2 is damaged"):
         statuses(run)
 
 

@@ -196,6 +196,7 @@ def test_every_config_starts(name, tmp_path):
         ("supervision", "boxes", "supervision='boxes' is not one of"),
         ("stages.count", 101, "stages.count=101: must be from 1 to 100"),
         ("tasks.cls", False, "without the classification branch there are no CAMs"),
+        ("data.train_split", "val", "data.train_split and data.val_split are both 'val'"),
     ],
 )
 def test_values_that_cannot_work_are_named_before_anything_is_written(
@@ -346,6 +347,12 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
     own.write_text("from auxseg_jax.configs import demo\nget_config = demo.get_config\n")
     (tmp_path / "dict.py").write_text("def get_config():\n    return {}\n")
     (tmp_path / "none.py").write_text("seed = 1\n")
+    (tmp_path / "words.py").write_text("def get_config(words):\n    return words\n")
+    (tmp_path / "module.py").write_text("seed = 1\nimport nowhere\n")
+    (tmp_path / "slip.py").write_text(
+        "from auxseg_jax.configs import demo\ndef get_config():\n"
+        "    config = demo.get_config()\n    config.stagse.count = 3\n    return config\n"
+    )
     config = load_config(str(own), **{"stages.count": 1}, walk={"steps": 2}, seed=7)
     assert (config.stages.count, config.walk.steps, config.seed) == (1, 2, 7)
     for name, overrides, message in (
@@ -359,6 +366,9 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
         (str(REPOSITORY / "README.md"), {}, "is no config: a config is a Python file"),
         (str(tmp_path / "dict.py"), {}, "get_config returns dict, not a ConfigDict"),
         (str(tmp_path / "none.py"), {}, "it has no function get_config"),
+        (str(tmp_path / "words.py"), {}, "words.py needs words after its name"),
+        (str(tmp_path / "module.py"), {}, "module.py line 2: ModuleNotFoundError: No module"),
+        (str(tmp_path / "slip.py"), {}, "slip.py line 4: AttributeError: .*stagse"),
         ("tiny", {"stages.epoch": 1}, "the config has no such field: stages.epoch"),
         ("tiny", {"stages": {"epoch": 1}}, "such field: stages.epoch; did you mean stages.epochs"),
         ("tiny", {"model": {"dtype": "float32"}}, "such field: model.dtype; it is model.precision"),

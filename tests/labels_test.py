@@ -173,12 +173,40 @@ def test_an_id_is_itself_before_it_is_a_number():
             '{"id": 1, "file_name": "b"}]}',
             "one id",
         ),
+        (
+            "a.json",
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}, '
+            '{"id": 1, "name": "dog"}]}',
+            "two categories have one id",
+        ),
     ],
 )
 def test_what_may_be_meant_otherwise_is_a_fault(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     found, faults = read_faulty(tmp_path / name)
     assert not found and len(faults) == 1 and message in faults[0]
+
+
+def test_a_class_that_a_photo_names_twice_counts_once(tmp_path):
+    (tmp_path / "a.txt").write_text("a1 cat cat\na2 caf\u00e9 cafe\u0301\n")
+    (tmp_path / "a.json").write_text('{"a1": ["cat", " cat"], "a2": ["cafe\u0301"]}')
+    for name in ("a.txt", "a.json"):
+        assert read(tmp_path / name, None) == {"a1": ["cat"], "a2": ["caf\u00e9"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "a1\tcat\t\tdog\n", "line 1: a1 has a class without a name"),
+        ("a.json", '{"a1": ["cat", " "]}', "a1 has a class without a name"),
+        ("a.csv", 'id,classes\na1,"cat\ndog"\n', r"the class 'cat\ndog', which cannot be"),
+        ("a.json", '{"a1": ["c\\ud800"]}', "which cannot be a part of a file's name"),
+    ],
+)
+def test_names_that_no_list_can_hold_are_faults(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    _, faults = read_faulty(tmp_path / name)
+    assert len(faults) == 1 and message in faults[0]
 
 
 def test_byte_order_marks_are_no_part_of_a_name(tmp_path):

@@ -165,6 +165,9 @@ def test_pickles_that_ask_for_too_much_are_errors():
 
 
 def test_files_that_are_no_weights_are_errors(tmp_path):
+    (tmp_path / "stage_00/params").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds no parameters .*; .*stage_00/params does"):
+        pretrained.read(tmp_path / "stage_00")
     np.savez(tmp_path / "a.npz", a=np.ones(3))
     with pytest.raises(ValueError, match="a zip archive with 0 data"):
         pretrained.read(tmp_path / "a.npz")

@@ -147,7 +147,10 @@ def test_a_fault_of_the_page_does_not_end_a_run(tmp_path, monkeypatch, capsys):
 
 def test_a_run_is_reproduced_from_its_manifest(finished, tmp_path):
     manifest = finished[0] / "manifest.json"
-    code, output = finish("reproduce", f"--from={manifest}", f"--workdir={tmp_path}/again")
+    again = f"--workdir={tmp_path}/again"
+    code, output = finish("reproduce", f"--from={manifest}", again, f"--data-root={tmp_path}")
+    assert code == 1 and "are generated, and have no root" in output
+    code, output = finish("reproduce", f"--from={manifest}", again)
     assert code == 0, output
     assert "config: nothing differs" in output and "together: equal" in output
     folders = (finished[0], tmp_path / "again")

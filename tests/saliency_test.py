@@ -132,6 +132,13 @@ def test_several_processes_write_the_same(model, photos, monkeypatch):
         assert one == two
 
 
+def test_maps_do_not_lie_among_the_photos(model, photos):
+    before = sorted(photos.iterdir())
+    with pytest.raises(UserError, match="maps would lie among them"):
+        saliency.write_maps(before, photos.parent / "." / photos.name, str(model), 1)
+    assert sorted(photos.iterdir()) == before
+
+
 def test_what_is_no_model(tmp_path, photos):
     with pytest.raises(UserError, match="there is no file"):
         saliency.write_maps([], tmp_path / "out", str(tmp_path / "absent.onnx"))

@@ -117,10 +117,14 @@ def test_words_of_a_row_come_after_those_of_the_config():
         ({"rows": {"a": {"": 1}}}, "is no field"),
         ({"rows": {"a": {"words": 3}}}, "one text"),
         ({"rows": {"a": {"seed": 3}}}, "--seeds says"),
+        ({"rows": {"a": {}}, "seeds": 5}, "'seeds' is not known"),
+        ('{"rows": {"a": {}, "a": {"stages.count": 2}}}', "'a' is there twice"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_files_that_are_no_study(tmp_path, content, message):
-    (tmp_path / "s.json").write_text(json.dumps(content))
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "s.json").write_text(text)
     with pytest.raises(UserError, match=message):
         definitions.find(str(tmp_path / "s.json"))
 

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from auxseg_jax.cli import compare, options
     from auxseg_jax.config import declared
+    from auxseg_jax.config.validation import checked
     from auxseg_jax.data import dataset
     from auxseg_jax.devices import preemption
     from auxseg_jax.errors import UserError
@@ -50,7 +51,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{manifest} holds no config: it is older than 0.5, or no manifest")
     config, _ = declared.complete(content["config"])
     if arguments.data_root:
+        if "root" not in config.data:
+            raise UserError(f"--data-root: the data of {manifest} are generated, and have no root")
         config.data.root = arguments.data_root
+    config = checked(config)
     before, again = Workdir(manifest.parent), Workdir(arguments.workdir)
     if not any(comparison.figures_of(before).values()):
         raise UserError(f"{before} holds no figures to compare with; keep DONE.json of its phases")

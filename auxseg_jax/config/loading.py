@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import inspect
 import pathlib
+import traceback
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -65,10 +66,11 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
         raise UserError(f"{path} is no config: it has no function get_config")
     if words and not inspect.signature(get_config).parameters:
         raise UserError(f"{name}: {path.name} takes no words after its name")
-    try:
+    needed = [p for p in inspect.signature(get_config).parameters.values() if p.default is p.empty]
+    if needed and not words:
+        raise UserError(f"{name}: {path.name} needs words after its name, {name}:WORDS")
+    with _named_faults(path):
         config = get_config(words) if words else get_config()
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if not isinstance(config, ml_collections.ConfigDict):
         kind = type(config).__name__
         raise UserError(f"{path} is no config: get_config returns {kind}, not a ConfigDict")
@@ -85,11 +87,26 @@ def _module(path: pathlib.Path) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no config: a config is a Python file, with the ending .py")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _named_faults(path):
         spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _named_faults(path: pathlib.Path) -> Iterator[None]:
+    """Says at which line of a config file what it does failed."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
     except SyntaxError as error:
         raise UserError(f"{path} is no config: {error}") from error
-    return module
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = path.resolve()
+        lines = [f.lineno for f in frames if pathlib.Path(f.filename).resolve() == own]
+        where = f" line {lines[-1]}" if lines else ""
+        raise UserError(f"{path}{where}: {type(error).__name__}: {error}") from error
 
 
 def check_field(config: ml_collections.ConfigDict, name: str) -> None:

@@ -4,8 +4,10 @@ have each."""
 import collections
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
+from auxseg_jax.data import photo_names
 from auxseg_jax.errors import fault
 
 _NO_CLASS = {"nan", "none", "null", "n/a", "na", "nil", "-", "?", "background"}
@@ -13,6 +15,26 @@ _FEW, _RARE = 2, 0.2
 """A class of so few photos, this share of those of another one, may be a slip of the pen."""
 _MOST = 254
 _SHOWN = 3
+
+
+def clean(names: Iterable[str], where: str) -> list[str]:
+    """Returns the names of a photo's classes, each once, composed as Unicode's NFC is.
+
+    Reports those that no list of classes could hold.
+
+    Args:
+      names: as they are written.
+      where: where they stand, with the photo.
+    """
+    names = list(dict.fromkeys(unicodedata.normalize("NFC", name.strip()) for name in names))
+    for name in names:
+        if not name:
+            fault(
+                f"{where} has a class without a name; a photo without any class has nothing there"
+            )
+        elif not photo_names.is_id(name):
+            fault(f"{where} has the class {name!r}, which cannot be a part of a file's name")
+    return names
 
 
 def check(labels: Mapping[str, tuple[str, Sequence[str]]], are_listed: bool) -> None:
@@ -52,11 +74,17 @@ def check(labels: Mapping[str, tuple[str, Sequence[str]]], are_listed: bool) -> 
 def _check_alike(counts: Mapping[str, int]) -> None:
     by_key: dict[str, list[str]] = {}
     for name in counts:
-        by_key.setdefault(re.sub(r"[\s_-]+", " ", name).casefold(), []).append(name)
+        # Letters of another width, and those that no eye sees.
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        seen = "".join(letter for letter in plain if unicodedata.category(letter) != "Cf")
+        by_key.setdefault(re.sub(r"[\s_-]+", " ", seen), []).append(name)
     for names in by_key.values():
         if len(names) > 1:
-            listed = ", ".join(f"{name} ({counts[name]} photos)" for name in sorted(names))
-            fault(f"classes that differ in case or blanks alone: {listed}; spell them alike")
+            listed = ", ".join(f"{name!r} ({counts[name]} photos)" for name in sorted(names))
+            fault(
+                f"classes that differ in case, blanks or unseen letters alone: {listed}; spell "
+                "them alike"
+            )
     if len(by_key) > _MOST:  # They are no classes, and another check says so.
         return
     for key, other in itertools.permutations(sorted(by_key), 2):

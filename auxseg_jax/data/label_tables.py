@@ -61,7 +61,10 @@ def read(path: epath.PathLike) -> Labels:
         elif not photo_names.is_id(photo):
             fault(f"{entry[0]}: {name!r} is not an id (a plain file name without folder and tab)")
         else:
-            labels[photo], spelled[photo] = entry, name
+            where, value = entry
+            if not isinstance(value, np.ndarray):
+                value = label_names.clean(value, f"{where}: {photo}")
+            labels[photo], spelled[photo] = (where, value), name
     if not written:
         fault(f"{path.name}: names no photo")
     return labels
@@ -190,7 +193,7 @@ def _read_txt(path: epath.Path) -> Labels:
 def _read_json(path: epath.Path) -> Labels:
     text = storage.read_text(path)
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeated_keys)
+        content = json.loads(text, object_pairs_hook=storage.unique_keys)
     except json.JSONDecodeError as error:
         raise UserError(f"not valid JSON ({error})") from error
     if isinstance(content, dict) and "annotations" in content:
@@ -202,14 +205,6 @@ def _read_json(path: epath.Path) -> Labels:
 
 def _is_list_of_text(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-
-
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        (key, _), *_ = collections.Counter(key for key, _ in pairs).most_common(1)
-        raise UserError(f"{key!r} is there twice")
-    return result
 
 
 def _read_coco(where: str, content: dict) -> Labels:
@@ -230,6 +225,8 @@ def _read_coco(where: str, content: dict) -> Labels:
         raise UserError(f"not an annotation file of COCO: {error}") from error
     if len(set(names.values())) < len(content["images"]):
         raise UserError("two images have one id or one name")
+    if len(categories) < len(content["categories"]):
+        raise UserError("two categories have one id")
     return {names[key]: (where, list(value)) for key, value in present.items()}
 
 

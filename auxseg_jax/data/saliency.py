@@ -57,7 +57,7 @@ def write_maps(
 
     Raises:
       UserError: there is no such model, or it is none of the family, or the package is not
-        installed; or two photos have one name.
+        installed; or two photos have one name; or `output` holds the photos.
     """
     path = _packaged() if model is None else epath.Path(model).expanduser()
     if not path.is_file():
@@ -65,6 +65,10 @@ def write_maps(
     _session(os.fspath(path))  # What is wrong with the model is said once, by this process.
     stems = by_stem(photos)
     output = epath.Path(output)
+    if output.resolve() in {epath.Path(photo).parent.resolve() for photo in photos}:
+        raise UserError(
+            f"{output} holds the photos, and maps would lie among them; choose another folder"
+        )
     every = [photo for _, photo in sorted(stems.items())]
     jobs = [
         (os.fspath(path), every[start : start + _PHOTOS_A_JOB], output)

@@ -4,6 +4,7 @@ Writes are atomic: neither a reader nor a run that was killed ever sees half a f
 """
 
 import codecs
+import collections
 import contextlib
 import fcntl
 import fnmatch
@@ -148,6 +149,19 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 def json_like(value: Any) -> Any:
     """Returns `value` as JSON would give it back: tuples are lists, keys are text."""
     return json.loads(json.dumps(value))
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object of these pairs: an `object_pairs_hook` for what people write.
+
+    Raises:
+      UserError: a key is there twice; JSON would keep the last one without a word.
+    """
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        (key, _), *_ = collections.Counter(key for key, _ in pairs).most_common(1)
+        raise UserError(f"{key!r} is there twice")
+    return result
 
 
 def read_json(path: epath.PathLike) -> Any:

@@ -171,7 +171,7 @@ def _numbers(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment(folder: Workdir) -> dict[str, Any]:
-    content = storage.read_json(folder.manifest)
+    content = folder.read_manifest()
     left_out = ("config", "copied", "seed")
     kept = {name: value for name, value in content.items() if name not in left_out and value != {}}
     kept.get("data", {}).pop("state", None)

@@ -60,11 +60,17 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
     path = epath.Path(path)
     if not path.exists():
         return []
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{name: str(line[name]) for name in _FIELDS} for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r})") from error
+    found = []
+    for number, text in enumerate(path.read_text().splitlines(), 1):
+        try:
+            line = json.loads(text)
+            found.append({name: str(line[name]) for name in _FIELDS})
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: line {number} is damaged ({type(error).__name__}), so what was read then "
+                "is not known; restore it from a copy, or run again in a new workdir"
+            ) from error
+    return found
 
 
 def open_data(folder: Workdir, config: ml_collections.ConfigDict) -> dataset.Dataset | None:

@@ -259,7 +259,7 @@ class _Run:
         return rows
 
     def _manifest(self) -> list[tuple[str, str]]:
-        content = storage.read_json(self._folder.manifest)
+        content = self._folder.read_manifest()
         content.pop("config", None)
         flat = trees.flatten({k: v for k, v in content.items() if v != {}})
         return [(name.replace("/", "."), str(value)) for name, value in flat.items()]

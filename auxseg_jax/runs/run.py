@@ -49,6 +49,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> Results
     """
     folder = Workdir(workdir)
     config = checked(config)
+    if config.data.train_split == config.data.val_split:
+        raise UserError(
+            f"data.train_split and data.val_split are both {config.data.val_split!r}; figures of "
+            "val would be those of photos that were trained on"
+        )
     if not folder.config.exists():
         _check_name(folder)
     folder.check(config, [phase.name for phase in every_phase(config)])
@@ -137,7 +142,7 @@ def _run_phases(context: Context) -> Results:
         times.finish(phase, record["seconds"])
         _add_figures(results, phase, record["result"])
     results.config = manifest.plain(config)
-    results.manifest = storage.read_json(workdir.manifest)
+    results.manifest = workdir.read_manifest()
     results.manifest.pop("config", None)  # It stands beside it.
     return results
 

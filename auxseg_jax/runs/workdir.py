@@ -143,22 +143,28 @@ class Workdir:
         done = [path for pattern in patterns for path in storage.matching(self.path, pattern)]
         return sorted(str(path.parent.relative_to(self.path)) for path in done)
 
+    def read_manifest(self) -> dict[str, Any]:
+        """Returns manifest.json; raises UserError if there is none, or a damaged one."""
+        return self._read_object(self.manifest)
+
     def classes(self) -> list[str]:
         """Returns the names of the classes, background first.
 
         Raises:
           UserError: there is no manifest.json.
         """
-        if not self.manifest.exists():
-            raise UserError(f"{self.path} is no whole workdir: there is no {self.manifest.name}")
-        data = self._read_object(self.manifest).get("data")
-        classes = data.get("classes") if isinstance(data, dict) else None
+        classes = self._data().get("classes")
         if not isinstance(classes, list) or len(classes) < 2:
             raise UserError(f"{self.manifest} is damaged: it names no classes")
         return classes
 
-    @staticmethod
-    def _read_object(path: epath.Path) -> dict[str, Any]:
+    def _data(self) -> dict[str, Any]:
+        written = self.read_manifest().get("data")
+        return written if isinstance(written, dict) else {}
+
+    def _read_object(self, path: epath.Path) -> dict[str, Any]:
+        if not path.exists():
+            raise UserError(f"{self.path} is no whole workdir: there is no {path.name}")
         content = storage.read_json(path)
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged: expected a JSON object")
@@ -170,8 +176,6 @@ class Workdir:
         Raises:
           UserError: there is no config.json.
         """
-        if not self.config.exists():
-            raise UserError(f"{self.path} is no whole workdir: there is no {self.config.name}")
         config, added = declared.complete(self._read_object(self.config))
         if added:
             say(f"{self.config} is of an older version; as before: {', '.join(added)}")
@@ -223,13 +227,11 @@ class Workdir:
 
     def data_state(self) -> str:
         """Returns `Dataset.state` of the data that the workdir was begun with; "" if not known."""
-        written = self._read_object(self.manifest).get("data")
-        return str(written.get("state", "")) if isinstance(written, dict) else ""
+        return str(self._data().get("state", ""))
 
     def check_data(self, data: Dataset) -> None:
         """Raises UserError if the workdir was begun with other data."""
-        written = self._read_object(self.manifest).get("data")
-        digest = written.get("digest") if isinstance(written, dict) else None
+        digest = self._data().get("digest")
         if re.fullmatch(_OLD_DIGEST, str(digest)):
             say(f"{self} is of a version before 0.4; whether its data changed is not known")
         elif digest != data.digest:

@@ -1,6 +1,7 @@
 """Studies: what is compared, as rows of fields that differ."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -146,12 +147,17 @@ def find(name: str) -> Study:
             f"--study={name}: there is no such file, and no such study; there are "
             f"{', '.join(STUDIES)}"
         )
-    content = storage.read_json(path)
+    try:
+        content = json.loads(storage.read_text(path), object_pairs_hook=storage.unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON, or no study: {error}") from error
     rows = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(rows, dict) or not rows or not all(map(_is_row, rows.values())):
         raise UserError(
             f'{path}: expected {{"title": "...", "rows": {{"name": {{"field": value}}}}}}'
         )
+    if extra := sorted(content.keys() - {"title", "rows"}):
+        raise UserError(f"{path}: {extra[0]!r} is not known; there are title and rows")
     for row, fields in rows.items():
         if not re.fullmatch(r"\w[\w.+-]{,99}", row):
             raise UserError(f"{path}: the row {row!r} names a folder; use letters, digits and _")

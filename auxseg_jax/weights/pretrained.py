@@ -74,6 +74,10 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     """
     path = epath.Path(path).expanduser()
     if path.is_dir():
+        if not (path / "_METADATA").exists():
+            inner = path / "params"
+            advice = f"; {inner} does" if inner.is_dir() else ""
+            raise UserError(f"{path} holds no parameters that a phase left{advice}")
         tree = ocp.StandardCheckpointer().restore(path.resolve())
         return {name: np.asarray(leaf) for name, leaf in trees.flatten(tree).items()}
     data = path.read_bytes()
