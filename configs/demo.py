@@ -2,7 +2,7 @@
 
 auxseg train --config=demo --workdir=workdirs/demo
 
-Seen (2 CPU cores, 4 to 10 minutes): val mIoU 80.6, post-processed 88.1.
+Seen (2 CPU cores, 4 to 10 minutes): val mIoU 80.7, post-processed 87.7.
 """
 
 import ml_collections

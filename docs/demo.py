@@ -11,7 +11,7 @@ from PIL import Image
 
 import auxseg_jax
 from auxseg_jax.data import dataset, features, pseudo_labels
-from auxseg_jax.files import images
+from auxseg_jax.files import file_sets
 from auxseg_jax.pixel_labels import palette
 from auxseg_jax.runs.workdir import CAM, Workdir
 
@@ -34,6 +34,8 @@ predictor = auxseg_jax.load(folder.path)
 data = dataset.prepare(**predictor.config.data)
 examples = [data.photos("train")[index] for index in PHOTOS]
 photos = [features.decode_image(example["image"]) for example in examples]
+cams = file_sets.reader(folder.labels(CAM))
+labels = file_sets.reader(folder.labels(f"{predictor.stage}/pseudo"))
 colours = palette().copy()
 colours[255] = 255
 columns, rows = 4, len(PHOTOS)
@@ -43,9 +45,8 @@ for row, (example, photo, prediction) in enumerate(
     zip(examples, photos, predictor.predict(photos, show=()), strict=True)
 ):
     name = example["id"].decode()
-    score = images.read_plane(folder.cam_scores(CAM) / f"{name}.png")
-    labels = folder.labels(f"{predictor.stage}/pseudo")
-    pseudo = images.read_plane(pseudo_labels.path_of(labels, "segmentation", name))
+    (score,) = pseudo_labels.read(cams, name, ("cam_score",)).values()
+    (pseudo,) = pseudo_labels.read(labels, name, ("segmentation",)).values()
     pictures = (photo, heat(score), colours[pseudo], colours[prediction.labels])
     for column, picture in enumerate(pictures):
         canvas.paste(resize(picture), (column * (SIDE + GAP), row * (SIDE + GAP)))
