@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from etils import epath
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from auxseg_jax.errors import UserError
 from auxseg_jax.files.storage import write_bytes
@@ -187,6 +187,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield image
+    except UnidentifiedImageError as error:  # Its own message names an object in memory.
+        raise UserError("not a readable PNG") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable PNG ({error})") from error
 
