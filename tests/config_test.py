@@ -366,7 +366,7 @@ def test_configs_are_found_by_name_and_by_file(tmp_path):
         (str(REPOSITORY / "README.md"), {}, "is no config: a config is a Python file"),
         (str(tmp_path / "dict.py"), {}, "get_config returns dict, not a ConfigDict"),
         (str(tmp_path / "none.py"), {}, "it has no function get_config"),
-        (str(tmp_path / "words.py"), {}, "words.py needs words after its name"),
+        (str(tmp_path / "words.py"), {}, "words.py needs words: .*words.py:WORDS"),
         (str(tmp_path / "module.py"), {}, "module.py line 2: ModuleNotFoundError: No module"),
         (str(tmp_path / "slip.py"), {}, "slip.py line 4: AttributeError: .*stagse"),
         ("tiny", {"stages.epoch": 1}, "the config has no such field: stages.epoch"),

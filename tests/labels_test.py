@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 from conftest import REPOSITORY, prepare_files
+from etils import epath
 from PIL import Image
 
-from auxseg_jax.data import folder_layout, label_tables
+from auxseg_jax.data import folder_layout, label_tables, listing
 from auxseg_jax.errors import UserError, collect
 
 NAMES = {"a1": ["cat"], "a2": ["dog", "traffic light"], "a3": []}
@@ -192,6 +193,13 @@ def test_a_class_that_a_photo_names_twice_counts_once(tmp_path):
     (tmp_path / "a.json").write_text('{"a1": ["cat", " cat"], "a2": ["cafe\u0301"]}')
     for name in ("a.txt", "a.json"):
         assert read(tmp_path / name, None) == {"a1": ["cat"], "a2": ["caf\u00e9"]}
+
+
+def test_a_list_of_classes_is_composed_as_labels_are(tmp_path):
+    (tmp_path / "classes.txt").write_text("background\ncafe\u0301\n")
+    (tmp_path / "a.txt").write_text("a1 cafe\u0301\n")
+    classes = listing.read_class_names(epath.Path(tmp_path / "classes.txt"))
+    assert read(tmp_path / "a.txt", classes) == {"a1": ["caf\u00e9"]}
 
 
 @pytest.mark.parametrize(

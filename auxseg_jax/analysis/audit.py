@@ -136,7 +136,7 @@ def _reads(
 
 def _without_evidence(name: str, text: str, folder: Workdir) -> Finding:
     """Returns NOTE for a run of a version that left none, else FAIL."""
-    if "version" in storage.read_json(folder.manifest):
+    if "version" in folder.read_manifest():
         return Finding(name, FAIL, text, "somebody took it away, or the workdir is not whole")
     return Finding(name, NOTE, text, "the run is of a version before 0.5")
 
@@ -256,7 +256,7 @@ def _sources(folder: Workdir, phases: list[Phase]) -> Finding:
 def _taken(folder: Workdir, phases: list[Phase]) -> dict[str, str]:
     """Returns {phase: workdir} of the phases that came from another run."""
     found = {}
-    copied = storage.read_json(folder.manifest).get("copied", [])
+    copied = folder.read_manifest().get("copied", [])
     for phase in phases:
         if folder.done(phase.name).exists():
             record = folder.read_done(phase.name)

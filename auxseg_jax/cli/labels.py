@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
     with collect(arguments.source):
         classes = None
         if arguments.classes:
-            classes = [line for _, line in listing.read_lines(epath.Path(arguments.classes))]
+            classes = listing.read_class_names(epath.Path(arguments.classes))
             if not classes:
                 fault(f"{arguments.classes}: names no class")
             listing.check_classes(classes, arguments.classes)

@@ -64,13 +64,14 @@ def load_config(name: str, **overrides: Any) -> ml_collections.ConfigDict:
     get_config = getattr(_module(path), "get_config", None)
     if not callable(get_config):
         raise UserError(f"{path} is no config: it has no function get_config")
-    if words and not inspect.signature(get_config).parameters:
-        raise UserError(f"{name}: {path.name} takes no words after its name")
-    needed = [p for p in inspect.signature(get_config).parameters.values() if p.default is p.empty]
-    if needed and not words:
-        raise UserError(f"{name}: {path.name} needs words after its name, {name}:WORDS")
+    given = (words,) if words else ()
+    try:
+        inspect.signature(get_config).bind(*given)
+    except TypeError as error:
+        advice = "takes no words after its name" if words else f"needs words: {name}:WORDS"
+        raise UserError(f"{name}: {path.name} {advice}") from error
     with _named_faults(path):
-        config = get_config(words) if words else get_config()
+        config = get_config(*given)
     if not isinstance(config, ml_collections.ConfigDict):
         kind = type(config).__name__
         raise UserError(f"{path} is no config: get_config returns {kind}, not a ConfigDict")

@@ -15,14 +15,12 @@ A data set is prepared as two TFDS configs, so that the training reader has no w
   segmentation  PNG bytes, uint8 [H, W] when decoded: 0 background, 1..C classes, 255 ignore
 """
 
-import io
 import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, UnidentifiedImageError
 
 from auxseg_jax.errors import UserError
 from auxseg_jax.files import images
@@ -105,14 +103,9 @@ def check_image(data: bytes) -> tuple[int, int]:
       UserError: it does not (OpenCV alone fills a truncated image with grey), or its colours are
         not 8-bit RGB or grey.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            mode = image.mode
-    except UnidentifiedImageError as error:  # Its own message names an object in memory.
-        raise UserError("not a readable image") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"not a readable image ({error})") from error
+    with images.opened(data, "image") as image:
+        image.load()
+        mode = image.mode
     # Byte 24 of a PNG holds the bits of a channel; Pillow calls colours of 16 bits RGB, too.
     deep = data.startswith(b"\x89PNG") and data[24] > 8
     if mode not in _MODES or deep:

@@ -18,7 +18,7 @@ _SHOWN = 3
 
 
 def clean(names: Iterable[str], where: str) -> list[str]:
-    """Returns the names of a photo's classes, each once, composed as Unicode's NFC is.
+    """Returns the names of a photo's classes, each once, composed (`photo_names.compose`).
 
     Reports those that no list of classes could hold.
 
@@ -26,7 +26,7 @@ def clean(names: Iterable[str], where: str) -> list[str]:
       names: as they are written.
       where: where they stand, with the photo.
     """
-    names = list(dict.fromkeys(unicodedata.normalize("NFC", name.strip()) for name in names))
+    names = list(dict.fromkeys(photo_names.compose(name.strip()) for name in names))
     for name in names:
         if not name:
             fault(

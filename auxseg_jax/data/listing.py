@@ -145,10 +145,15 @@ def check_classes(classes: Sequence[str], where: str) -> None:
         count = max(len(classes) - 1, 0)
         fault(f"{where}: needs 'background' and 1 to 254 classes beside it, found {count}")
     for name in classes:
-        if not photo_names.is_one_field(name) or "/" in name or "\\" in name:
+        if not photo_names.is_id(name):
             fault(f"{where}: {name!r} cannot be a part of a file's name")
     for name in sorted({name for name in classes if classes.count(name) > 1}):
         fault(f"{where}: {name!r} stands there twice")
+
+
+def read_class_names(path: epath.Path) -> tuple[str, ...]:
+    """Returns the names of a list of classes, composed as those of labels are; reports faults."""
+    return tuple(photo_names.compose(line) for _, line in read_lines(path))
 
 
 def read_lines(path: epath.Path) -> list[tuple[int, str]]:

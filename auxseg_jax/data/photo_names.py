@@ -23,11 +23,13 @@ def is_other_picture(name: str) -> bool:
 
 
 def photo_id(name: str) -> str:
-    """Returns the id of a photo: its file's name without ending, composed as Unicode's NFC is.
+    """Returns the id of a photo: its file's name without ending, composed."""
+    return compose(_PHOTO_ENDING.sub("", name))
 
-    Some file systems and programs decompose letters (NFD).
-    """
-    return unicodedata.normalize("NFC", _PHOTO_ENDING.sub("", name))
+
+def compose(name: str) -> str:
+    """Returns a name in Unicode's NFC. Some file systems and programs decompose letters (NFD)."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_id(name: str) -> bool:
@@ -68,7 +70,7 @@ def files_by_id(folder: epath.Path, is_wanted: Callable[[str], bool]) -> dict[st
     """Returns {id: names of its files, sorted} of the files whose names are wanted."""
     files: dict[str, list[str]] = {}
     for name in sorted(filter(is_wanted, file_names(folder))):
-        stem = unicodedata.normalize("NFC", name.rpartition(".")[0])
+        stem = compose(name.rpartition(".")[0])
         files.setdefault(stem, []).append(name)
     return files
 

@@ -116,7 +116,7 @@ def _remarks(photos: Mapping[str, Sequence[listing.Photo]]) -> list[str]:
 
 def read_classes(path: epath.Path) -> tuple[str, ...]:
     """Returns the names in classes.txt; reports faults."""
-    names = tuple(line for _, line in listing.read_lines(path))
+    names = listing.read_class_names(path)
     if names and names[0] != "background":
         fault(f"classes.txt: the first line must be 'background', found {names[0]!r}")
     if path.exists():

@@ -80,7 +80,7 @@ def decode_plane(data: bytes, grey: bool = False) -> np.ndarray:
     Raises:
       UserError: it is anything else.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         if image.mode == "L":
             return np.asarray(image)
         if image.mode == "P":
@@ -111,7 +111,7 @@ def decode_labels(data: bytes, num_labels: int) -> np.ndarray:
     Raises:
       UserError: it is anything else.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         plane = np.asarray(image)
         if _is_coloured(image, plane, num_labels):
             return _labels_of_colours(plane, num_labels)
@@ -183,14 +183,15 @@ def _single_channel(image: Image.Image) -> tuple[np.ndarray, int]:
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes, kind: str = "PNG") -> Iterator[Image.Image]:
+    """Opens a picture. What fails while it is open is a UserError that calls it a `kind`."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield image
     except UnidentifiedImageError as error:  # Its own message names an object in memory.
-        raise UserError("not a readable PNG") from error
+        raise UserError(f"not a readable {kind}") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"not a readable PNG ({error})") from error
+        raise UserError(f"not a readable {kind} ({error})") from error
 
 
 def read_plane(path: epath.PathLike, num_labels: int | None = None) -> np.ndarray:
